@@ -1,0 +1,87 @@
+//! What goes into the execution role and what comes out of it.
+
+use std::sync::Arc;
+
+use crate::types::{ClientId, EndpointId, Position, SeqNum, SessionId, View};
+use crate::wire::{Batch, Outcome, Pack, ReplyKind};
+
+/// Work for the execution role, in the order in which it must be done.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// Execute batch `n`: `n` is one above the last executed.
+    Execute {
+        /// The sequence number.
+        n: SeqNum,
+        /// The view that the replies name.
+        view: View,
+        /// The batch.
+        batch: Arc<Batch>,
+        /// It may be rolled back: replies are tentative. At most one batch is (P16).
+        tentative: bool,
+    },
+    /// The tentative batch `n` is committed.
+    Commit(SeqNum),
+    /// Undo the tentative batch `n`: state, sessions and cached replies (P17).
+    Rollback(SeqNum),
+    /// Answer read-only requests on the first committed state that includes `after` (P18).
+    Query {
+        /// The requests.
+        pack: Pack,
+        /// The least sequence number that the state must include.
+        after: SeqNum,
+        /// The view that the replies name.
+        view: View,
+    },
+    /// A retransmitted (signed) pack: answer from the cache what was executed (P4), and say whether anything in it
+    /// would still execute.
+    Admit {
+        /// The pack.
+        pack: Pack,
+        /// The view that the replies name.
+        view: View,
+    },
+}
+
+/// What the execution role has to say.
+#[derive(Debug)]
+pub enum Output {
+    /// One reply for a client endpoint.
+    Reply(Reply),
+    /// Batch `n` was executed.
+    Executed(SeqNum),
+    /// The pack of [`Command::Admit`] holds a request that would execute now: order it.
+    Unexecuted(Pack),
+    /// Checkpoint `n` was sealed: its dirty pages follow for the checkpoint role.
+    Sealed(crate::state::Sealed),
+    /// The service panicked at this position: the replica must stop (it does not limp).
+    Stopped {
+        /// Where.
+        position: Position,
+        /// The panic's message.
+        message: String,
+    },
+}
+
+/// A reply on its way to the network role, which adds view, MAC and, for large results, the choice between result and
+/// digest (P7).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// Whose request it was.
+    pub client: ClientId,
+    /// Where to send it.
+    pub endpoint: EndpointId,
+    /// The request's session.
+    pub session: SessionId,
+    /// The request's number.
+    pub t: u64,
+    /// The view in which it was executed.
+    pub view: View,
+    /// How final it is.
+    pub kind: ReplyKind,
+    /// Where it was executed.
+    pub position: Position,
+    /// The outcome.
+    pub outcome: Outcome,
+    /// The client asked for the whole result from everyone.
+    pub full: bool,
+}

@@ -1,0 +1,6 @@
+//! Practical Byzantine fault tolerance for deterministic services.
+#![warn(missing_docs)]
+
+pub mod limits;
+pub mod transport;
+pub mod types;

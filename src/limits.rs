@@ -1,0 +1,53 @@
+//! Every bound, with its reason (P44). Defaults of configurable values stand in `protocol::Config` and its siblings;
+//! what stands here cannot be exceeded by any configuration or any message.
+
+/// Replicas in a cluster: sets of replicas are one `u64`, and agreement is quadratic in it.
+pub const REPLICAS_MAX: usize = 64;
+
+/// Bytes of a UDP payload over IPv4 (65,535 - 8 - 20): no datagram is larger.
+pub const DATAGRAM_MAX: usize = 65_507;
+
+/// The smallest datagram size that may be configured: IPv6's minimum MTU less its headers and UDP's.
+pub const DATAGRAM_MIN: usize = 1_232;
+
+/// An operation or a result: 1 MiB, and room for its framing within [`MESSAGE_MAX`].
+pub const OPERATION_MAX: usize = 1 << 20;
+
+/// A message before fragmentation. A batch of several large inline packs must fit with their framing.
+pub const MESSAGE_MAX: usize = 4 << 20;
+
+/// Requests in one pack: a pack is authenticated, relayed and blamed as a whole.
+pub const PACK_REQUESTS_MAX: usize = 1_024;
+
+/// Packs in one batch.
+pub const BATCH_PACKS_MAX: usize = 1_024;
+
+/// Requests in one batch: positions keep 20 bits for the index.
+pub const BATCH_REQUESTS_MAX: usize = 16_384;
+
+/// Frames in one envelope.
+pub const FRAMES_MAX: usize = 4_096;
+
+/// A frame's body above this enters its envelope's digest by its own digest, computed once for all receivers.
+pub const FRAME_INLINE_MAX: usize = 256;
+
+/// Fragments of one message: enough for [`MESSAGE_MAX`] at [`DATAGRAM_MIN`].
+pub const FRAGMENTS_MAX: usize = 4_096;
+
+/// The log window L: STATUS carries two bits for each sequence number of it.
+pub const LOG_WINDOW_MAX: u64 = 16_384;
+
+/// Results up to this many bytes live in their session's slot and are always sent in full (P4, P7).
+pub const SMALL_RESULT_MAX: usize = 128;
+
+/// Requests a session may have in flight, W (P4).
+pub const SESSION_WINDOW_MAX: u64 = 1_024;
+
+/// A state page. BLAKE3 chunks are 1 KiB: a page is four of them, a subtree of its own.
+pub const PAGE: usize = 4_096;
+
+const _: () = assert!(BATCH_REQUESTS_MAX <= 1 << crate::types::Position::INDEX_BITS);
+const _: () = assert!(OPERATION_MAX + 64 * 1024 <= MESSAGE_MAX, "one operation and its framing fit a message");
+const _: () = assert!(FRAGMENTS_MAX * (DATAGRAM_MIN - 128) >= MESSAGE_MAX, "the largest message can be fragmented");
+const _: () = assert!(BATCH_PACKS_MAX <= BATCH_REQUESTS_MAX);
+const _: () = assert!(DATAGRAM_MIN < DATAGRAM_MAX);

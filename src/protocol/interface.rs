@@ -1,0 +1,127 @@
+//! What goes into the agreement core and what comes out of it.
+
+use std::sync::Arc;
+
+use crate::auth::Verified;
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, View};
+use crate::wire::{Batch, Message, Pack, SignedCheckpoint};
+
+/// Something that happened, for [`super::Agreement::handle`].
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// An authentic message from a replica. A pre-prepare comes as [`Event::PrePrepare`] and a checkpoint as
+    /// [`Event::Checkpoint`]; of both the proofs that they carry need a look below.
+    Message(Verified<Message>),
+    /// An authentic pre-prepare and, for each of its packs in order, whether the pack's own proof is valid for this
+    /// replica (P12). Packs named by digest count as false.
+    PrePrepare(Verified<Message>, Vec<bool>),
+    /// A checkpoint whose signature is good; the replica's own too.
+    Checkpoint(Verified<SignedCheckpoint>),
+    /// A pack with ordered requests, authentic for this replica.
+    Request {
+        /// The pack.
+        pack: Verified<Pack>,
+        /// Proved by signature: worth a relay and, later, a view timer (P2, P26).
+        signed: bool,
+    },
+    /// A pack of read-only requests, authentic for this replica.
+    Query(Verified<Pack>),
+    /// Batch `n` was executed, tentatively or not, by the execution role.
+    Executed(SeqNum),
+    /// What [`Action::Persist`] asked for is on disk.
+    Persisted(PersistToken),
+}
+
+/// Names one [`Action::Persist`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct PersistToken(pub u64);
+
+/// What must be durable before the messages that depend on it leave (P41). Memory mode answers at once.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// Q entry with all bodies: before PRE-PREPARE and PREPARE.
+    PrePrepared {
+        /// The view.
+        view: View,
+        /// The sequence number.
+        n: SeqNum,
+        /// The batch, bodies included.
+        batch: Arc<Batch>,
+    },
+    /// P entry: before COMMIT and before any tentative reply.
+    Prepared {
+        /// The view.
+        view: View,
+        /// The sequence number.
+        n: SeqNum,
+        /// The batch's digest.
+        digest: Digest,
+    },
+}
+
+/// Something to be done, from [`super::Agreement::poll_action`], in order.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Send to one replica.
+    Send(ReplicaId, Message),
+    /// Send to all other replicas.
+    Broadcast(Message),
+    /// Execute batch `n`; everything below it was asked for before. Tentative: it may be rolled back (P16).
+    Execute {
+        /// The sequence number.
+        n: SeqNum,
+        /// The view that replies will name.
+        view: View,
+        /// What to execute.
+        batch: Arc<Batch>,
+        /// Not yet committed.
+        tentative: bool,
+    },
+    /// The batch executed tentatively at `n` is committed.
+    Commit(SeqNum),
+    /// Undo the tentative batch `n` (P17, P51).
+    Rollback(SeqNum),
+    /// Execute the read-only pack on the first committed state that includes `after` (P18).
+    Query {
+        /// The requests.
+        pack: Pack,
+        /// The largest sequence number prepared here when the pack arrived.
+        after: SeqNum,
+    },
+    /// Make `record` durable, then answer with [`Event::Persisted`].
+    Persist(PersistToken, Record),
+    /// Checkpoint `n` is stable: earlier ones can go (P24).
+    Stable {
+        /// Its sequence number.
+        n: SeqNum,
+        /// q signed checkpoints.
+        proof: Vec<SignedCheckpoint>,
+    },
+    /// Something an operator should hear of.
+    Notice(Notice),
+}
+
+/// What the agreement core wants to be known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Notice {
+    /// Weak quorum of others has another digest at `n` (P25).
+    Suspect(SeqNum),
+    /// A quorum certified another digest at `n`: this replica's state is wrong (P25).
+    Diverged {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Our root.
+        ours: Digest,
+        /// The certified root.
+        certified: Digest,
+    },
+    /// No digest can reach a quorum at `n`: the service is not deterministic (P25).
+    Split(SeqNum),
+    /// The primary has been caught proposing two batches for one place (P35).
+    Equivocation {
+        /// Where.
+        n: SeqNum,
+    },
+    /// The primary stopped proposing, because these replicas are heard but far behind.
+    WaitingFor(ReplicaSet),
+}

@@ -1,0 +1,338 @@
+//! The nouns that every module shares: identities, numbers, digests, time.
+//!
+//! Nothing here does anything; it only makes it hard to mistake one number for another.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::limits;
+
+/// Index of a replica: `0..n`. The primary of view `v` is replica `v mod n`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ReplicaId(pub u8);
+
+impl fmt::Display for ReplicaId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "r{}", self.0)
+    }
+}
+
+/// A view number; its primary is `v mod n`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct View(pub u64);
+
+impl View {
+    /// The view after this one.
+    pub fn next(self) -> View {
+        View(self.0 + 1)
+    }
+}
+
+impl fmt::Display for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "v{}", self.0)
+    }
+}
+
+/// A sequence number: the place of a batch in the total order. The first batch is 1; 0 is the initial state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SeqNum(pub u64);
+
+impl SeqNum {
+    /// The sequence number after this one.
+    pub fn next(self) -> SeqNum {
+        SeqNum(self.0 + 1)
+    }
+}
+
+impl fmt::Display for SeqNum {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "n{}", self.0)
+    }
+}
+
+/// A client identity: the first eight bytes (little-endian) of the digest of its public identity.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct ClientId(pub u64);
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "c{:016x}", self.0)
+    }
+}
+
+/// One process (one socket) of a client identity: 64 random bits chosen at its start (P40).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct EndpointId(pub u64);
+
+/// A session: the agreed position at which it was opened, never reused (P9). 0 is no session.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct SessionId(pub u64);
+
+impl SessionId {
+    /// "No session": read-only requests and session-opens carry it.
+    pub const NONE: SessionId = SessionId(0);
+}
+
+/// The agreed position of an executed request: `n << 20 | index in its batch`. Total order of all operations.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Position(pub u64);
+
+impl Position {
+    /// Bits of the index within a batch.
+    pub const INDEX_BITS: u32 = 20;
+
+    /// The position of the `index`-th request of batch `n`.
+    pub fn new(n: SeqNum, index: usize) -> Position {
+        assert!(index < 1 << Self::INDEX_BITS, "a batch holds fewer than 2^20 requests");
+        assert!(n.0 < 1 << (64 - Self::INDEX_BITS), "sequence numbers fit 44 bits");
+        Position(n.0 << Self::INDEX_BITS | index as u64)
+    }
+
+    /// The batch it belongs to.
+    pub fn batch(self) -> SeqNum {
+        SeqNum(self.0 >> Self::INDEX_BITS)
+    }
+}
+
+/// Nanoseconds since the Unix epoch, by a local clock that never goes back. The core is handed it, never asks for it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Time(pub u64);
+
+impl Time {
+    /// The far future: no deadline.
+    pub const NEVER: Time = Time(u64::MAX);
+
+    /// Time since `earlier`, zero if `earlier` is later.
+    pub fn since(self, earlier: Time) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+impl std::ops::Add<Duration> for Time {
+    type Output = Time;
+    fn add(self, d: Duration) -> Time {
+        Time(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// A BLAKE3 digest (32 bytes).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Digest(pub [u8; 32]);
+
+/// What a digest is of. Every input is separated by its domain, so that no digest of one kind can stand for another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Domain {
+    /// A replica's or reply envelope, as authenticated.
+    Envelope = 1,
+    /// A client pack.
+    Pack = 2,
+    /// A batch: choices and pack digests.
+    Batch = 3,
+    /// One fragment of a datagram.
+    Fragment = 4,
+    /// A result, in digest replies.
+    Result = 5,
+    /// A signed checkpoint.
+    Checkpoint = 6,
+    /// A public identity.
+    Identity = 7,
+    /// A cluster file.
+    Cluster = 8,
+    /// The root over both regions of the state.
+    State = 9,
+    /// The body of a frame above `FRAME_INLINE_MAX`, which enters its envelope's digest by this digest.
+    Body = 10,
+}
+
+impl Digest {
+    /// The digest of `parts`, concatenated, in `domain`.
+    pub fn of(domain: Domain, parts: &[&[u8]]) -> Digest {
+        let mut hasher = Hasher::new(domain);
+        for part in parts {
+            hasher.update(part);
+        }
+        hasher.finish()
+    }
+}
+
+/// A digest in the making; see [`Digest::of`].
+pub struct Hasher(blake3::Hasher);
+
+impl Hasher {
+    /// An empty input in `domain`.
+    pub fn new(domain: Domain) -> Hasher {
+        let mut inner = blake3::Hasher::new();
+        inner.update(&[b'c', b's', b't', domain as u8]);
+        Hasher(inner)
+    }
+
+    /// Appends `bytes`.
+    pub fn update(&mut self, bytes: &[u8]) -> &mut Hasher {
+        self.0.update(bytes);
+        self
+    }
+
+    /// The digest of everything appended.
+    pub fn finish(&self) -> Digest {
+        Digest(*self.0.finalize().as_bytes())
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}…", hex::encode(&self.0[..4]))
+    }
+}
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+/// The size of a cluster and what follows from it: `n = 3f + 1`, quorum `2f + 1`, weak quorum `f + 1`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterSize {
+    f: u8,
+}
+
+impl ClusterSize {
+    /// The cluster that tolerates `f` faulty replicas. `None` if `3f + 1` exceeds [`limits::REPLICAS_MAX`] or f is 0.
+    pub fn tolerating(f: usize) -> Option<ClusterSize> {
+        (f >= 1 && 3 * f + 1 <= limits::REPLICAS_MAX).then_some(ClusterSize { f: f as u8 })
+    }
+
+    /// The cluster of `n` replicas. `None` unless `n = 3f + 1` for an f that is allowed.
+    pub fn of(n: usize) -> Option<ClusterSize> {
+        (n % 3 == 1).then(|| ClusterSize::tolerating(n / 3)).flatten()
+    }
+
+    /// Faults tolerated.
+    pub fn f(self) -> usize {
+        usize::from(self.f)
+    }
+
+    /// Number of replicas, `3f + 1`.
+    pub fn n(self) -> usize {
+        3 * self.f() + 1
+    }
+
+    /// `q = 2f + 1`: any two quorums share a correct replica.
+    pub fn quorum(self) -> usize {
+        2 * self.f() + 1
+    }
+
+    /// `w = f + 1`: at least one member is correct.
+    pub fn weak_quorum(self) -> usize {
+        self.f() + 1
+    }
+
+    /// The primary of `view`.
+    pub fn primary(self, view: View) -> ReplicaId {
+        ReplicaId((view.0 % self.n() as u64) as u8)
+    }
+
+    /// All replicas, in order.
+    pub fn replicas(self) -> impl Iterator<Item = ReplicaId> + Clone {
+        (0..self.n() as u8).map(ReplicaId)
+    }
+
+    /// All replicas but `me`, in order.
+    pub fn others(self, me: ReplicaId) -> impl Iterator<Item = ReplicaId> + Clone {
+        self.replicas().filter(move |&r| r != me)
+    }
+
+    /// Whether `id` is a replica of this cluster.
+    pub fn contains(self, id: ReplicaId) -> bool {
+        usize::from(id.0) < self.n()
+    }
+}
+
+/// A set of replicas: one bit each.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct ReplicaSet(u64);
+
+const _: () = assert!(limits::REPLICAS_MAX <= 64, "a ReplicaSet is one u64");
+
+impl ReplicaSet {
+    /// The empty set.
+    pub const EMPTY: ReplicaSet = ReplicaSet(0);
+
+    /// Adds `id`; false if it was there.
+    pub fn insert(&mut self, id: ReplicaId) -> bool {
+        let new = !self.contains(id);
+        self.0 |= 1 << id.0;
+        new
+    }
+
+    /// Removes `id`.
+    pub fn remove(&mut self, id: ReplicaId) {
+        self.0 &= !(1 << id.0);
+    }
+
+    /// Whether `id` is a member.
+    pub fn contains(self, id: ReplicaId) -> bool {
+        self.0 >> id.0 & 1 == 1
+    }
+
+    /// Number of members.
+    pub fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The members, in order.
+    pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
+        (0..64).map(ReplicaId).filter(move |&r| self.contains(r))
+    }
+}
+
+impl FromIterator<ReplicaId> for ReplicaSet {
+    fn from_iter<I: IntoIterator<Item = ReplicaId>>(ids: I) -> ReplicaSet {
+        let mut set = ReplicaSet::EMPTY;
+        for id in ids {
+            set.insert(id);
+        }
+        set
+    }
+}
+
+impl fmt::Debug for ReplicaSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|r| r.0)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cluster_sizes_follow_from_f() {
+        let four = ClusterSize::of(4).unwrap();
+        assert_eq!((four.f(), four.n(), four.quorum(), four.weak_quorum()), (1, 4, 3, 2));
+        assert_eq!(four.primary(View(6)), ReplicaId(2));
+        for n in [0, 1, 2, 3, 5, 6, 8, 9, limits::REPLICAS_MAX + 3] {
+            assert_eq!(ClusterSize::of(n), None, "n = {n}");
+        }
+        assert_eq!(ClusterSize::of(64).map(ClusterSize::f), Some(21));
+    }
+
+    #[test]
+    fn domains_separate_digests() {
+        assert_ne!(Digest::of(Domain::Pack, &[b"x"]), Digest::of(Domain::Batch, &[b"x"]));
+        assert_eq!(Digest::of(Domain::Pack, &[b"ab", b"c"]), Digest::of(Domain::Pack, &[b"a", b"bc"]));
+    }
+
+    #[test]
+    fn positions_order_by_batch_then_index() {
+        assert!(Position::new(SeqNum(2), 0) > Position::new(SeqNum(1), 900));
+        assert_eq!(Position::new(SeqNum(7), 3).batch(), SeqNum(7));
+    }
+}

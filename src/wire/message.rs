@@ -1,0 +1,302 @@
+//! What replicas and clients say to each other, valid by construction. Layouts stand in [`super::codec`].
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::pack::Pack;
+use crate::types::{Digest, Domain, Hasher, Position, ReplicaId, SeqNum, SessionId, View};
+
+/// A frame of an envelope between replicas. It speaks for the envelope's sender alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message {
+    /// The primary's proposal (P11).
+    PrePrepare(PrePrepare),
+    /// A backup's vote for the proposal (P15).
+    Prepare(Vote),
+    /// A replica's word that it is prepared (P15).
+    Commit(Vote),
+    /// Committed-local at the sender, or accepted by P51.
+    Committed(Committed),
+    /// A signed digest of the sender's state (P24).
+    Checkpoint(SignedCheckpoint),
+    /// q signed checkpoints with one (n, root): the proof of a stable checkpoint (P24).
+    Stable(Vec<SignedCheckpoint>),
+    /// What the sender has, so that others can send what it lacks (P37).
+    Status(Status),
+    /// Please send the batch with this digest (P34, P51).
+    FetchBatch(Committed),
+    /// The answer: a batch, every pack inline. Checked by digest, so it needs no other proof.
+    Batch(SeqNum, Arc<Batch>),
+    /// Please send the pack with this digest, which a pre-prepare named.
+    FetchPack(Digest),
+    /// A client's pack, handed on: a backup's relay to the primary, or the answer to [`Message::FetchPack`].
+    Relay(Pack),
+}
+
+/// PRE-PREPARE(v, n, d): the primary of `view` proposes a batch for `n` (P11).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PrePrepare {
+    /// The view it is proposed in.
+    pub view: View,
+    /// The place in the order.
+    pub n: SeqNum,
+    /// What the primary chose for all.
+    pub choice: Choice,
+    /// The packs, in order of execution. Empty: a null batch.
+    pub packs: Vec<Proposed>,
+}
+
+impl PrePrepare {
+    /// d: covers the choices and the packs' digests, neither view nor sequence number.
+    pub fn digest(&self) -> Digest {
+        batch_digest(&self.choice, self.packs.iter().map(Proposed::digest))
+    }
+}
+
+/// A pack in a proposal: inline, or only its digest when it is larger than `inline_max` (P3).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Proposed {
+    /// The whole pack, with the client's proof.
+    Inline(Pack),
+    /// The client sent it to every replica.
+    ByDigest(Digest),
+}
+
+impl Proposed {
+    /// The pack's digest.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Proposed::Inline(pack) => pack.digest(),
+            Proposed::ByDigest(digest) => *digest,
+        }
+    }
+}
+
+/// The agreed choices of a batch (P11, P19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Choice {
+    /// Nanoseconds since the Unix epoch, by the primary's clock.
+    pub time: u64,
+    /// For services that need randomness: chosen by the primary, the same everywhere, not secret.
+    pub seed: u64,
+}
+
+/// What one sequence number orders: packs and choices.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Batch {
+    choice: Choice,
+    packs: Vec<Pack>,
+    digest: Digest,
+}
+
+impl Batch {
+    /// A batch of `packs` under `choice`.
+    pub fn new(choice: Choice, packs: Vec<Pack>) -> Batch {
+        let digest = batch_digest(&choice, packs.iter().map(Pack::digest));
+        Batch { choice, packs, digest }
+    }
+
+    /// The batch that executes nothing (P32): no packs, no choices; it leaves time unchanged.
+    pub fn null() -> Batch {
+        Batch::new(Choice::default(), Vec::new())
+    }
+
+    /// Whether it executes nothing.
+    pub fn is_null(&self) -> bool {
+        self.packs.is_empty()
+    }
+
+    /// The agreed choices.
+    pub fn choice(&self) -> Choice {
+        self.choice
+    }
+
+    /// The packs, in order of execution.
+    pub fn packs(&self) -> &[Pack] {
+        &self.packs
+    }
+
+    /// d.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Requests in all packs.
+    pub fn requests(&self) -> usize {
+        self.packs.iter().map(Pack::len).sum()
+    }
+
+    /// Bytes of all packs.
+    pub fn bytes(&self) -> usize {
+        self.packs.iter().map(|p| p.encoded().len()).sum()
+    }
+}
+
+fn batch_digest(choice: &Choice, packs: impl Iterator<Item = Digest>) -> Digest {
+    let mut hasher = Hasher::new(Domain::Batch);
+    hasher.update(&choice.time.to_le_bytes()).update(&choice.seed.to_le_bytes());
+    for digest in packs {
+        hasher.update(&digest.0);
+    }
+    hasher.finish()
+}
+
+/// PREPARE or COMMIT: (v, n, d).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vote {
+    /// The view voted in.
+    pub view: View,
+    /// The sequence number voted on.
+    pub n: SeqNum,
+    /// The batch voted for.
+    pub digest: Digest,
+}
+
+/// COMMITTED(n, d) (P51), and the name of a batch to fetch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Committed {
+    /// The sequence number.
+    pub n: SeqNum,
+    /// The batch.
+    pub digest: Digest,
+}
+
+/// CHECKPOINT(n, root), signed by a replica: q of them are a proof that convinces anyone (P24).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SignedCheckpoint {
+    /// A multiple of K.
+    pub n: SeqNum,
+    /// The root digest of the state after `n`.
+    pub root: Digest,
+    /// Who signs.
+    pub replica: ReplicaId,
+    /// The signer's boot (P42).
+    pub boot: u64,
+    /// Ed25519 over the digest of the above in `Domain::Checkpoint`, with the cluster and instance ids.
+    pub signature: [u8; 64],
+}
+
+/// STATUS: what the sender has (P37).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// The sender's view.
+    pub view: View,
+    /// Its last stable checkpoint h.
+    pub stable: SeqNum,
+    /// The last batch that it executed and knows to be committed.
+    pub executed: SeqNum,
+    /// It restarted in memory mode and has forgotten its votes: it only listens (P42).
+    pub forgetful: bool,
+    /// Something is missing: please send it. Otherwise only news (flow control, `status`).
+    pub wants: bool,
+    /// Answers echo it.
+    pub nonce: u64,
+    /// Bit i: prepared at `executed + 1 + i`. At most `LOG_WINDOW_MAX` bits, in words.
+    pub prepared: Vec<u64>,
+    /// Bit i: committed-local at `executed + 1 + i`.
+    pub committed: Vec<u64>,
+}
+
+/// Replies of one replica to one client endpoint: one frame of one envelope.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplyPack {
+    /// The replica's view, from which the client learns the primary (P8).
+    pub view: View,
+    /// The replies.
+    pub replies: Vec<ReplyEntry>,
+}
+
+/// One reply (P5, P7).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReplyEntry {
+    /// The request's session.
+    pub session: SessionId,
+    /// The request's number.
+    pub t: u64,
+    /// How final it is.
+    pub kind: ReplyKind,
+    /// Where it was executed. For a read-only reply: the last batch it includes, with index 0; never compared (P6).
+    pub position: Position,
+    /// The result or its digest.
+    pub result: ReplyResult,
+}
+
+/// How final a reply is (P5).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[repr(u8)]
+pub enum ReplyKind {
+    /// Executed unordered on a committed state (P18).
+    ReadOnly = 1,
+    /// Executed in order, prepared in the sender's view, not yet known to be committed (P16).
+    Tentative = 2,
+    /// Executed in order and committed.
+    Committed = 3,
+}
+
+/// The result of an executed request, or why it has none. Agreed by all correct replicas.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReplyResult {
+    /// The whole outcome.
+    Full(Outcome),
+    /// `Outcome::digest()` of it: another replica sends the whole (P7).
+    Digest(Digest),
+}
+
+impl ReplyResult {
+    /// The digest that must match between replies.
+    pub fn digest(&self) -> Digest {
+        match self {
+            ReplyResult::Full(outcome) => outcome.digest(),
+            ReplyResult::Digest(digest) => *digest,
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The service's result.
+    Done(Bytes),
+    /// Executed, its result no longer kept (P4).
+    Gone,
+    /// The session does not exist (expired or closed): open another.
+    NoSession,
+    /// The session-open was refused (P9).
+    Refused(Refusal),
+}
+
+/// Why a session was not opened (P9).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The counter is not above the identity's last, which is named.
+    Counter {
+        /// The last counter.
+        last: u64,
+    },
+    /// The identity holds its quota of live sessions.
+    Quota {
+        /// The quota.
+        sessions_max: u64,
+    },
+    /// The window asked for is above the configured one.
+    Window {
+        /// The largest allowed.
+        window_max: u64,
+    },
+}
+
+impl Outcome {
+    /// Tag and payload, in `Domain::Result`.
+    pub fn digest(&self) -> Digest {
+        let (tag, number, bytes): (u8, u64, &[u8]) = match self {
+            Outcome::Done(bytes) => (0, 0, bytes),
+            Outcome::Gone => (1, 0, &[]),
+            Outcome::NoSession => (2, 0, &[]),
+            Outcome::Refused(Refusal::Counter { last }) => (3, *last, &[]),
+            Outcome::Refused(Refusal::Quota { sessions_max }) => (4, *sessions_max, &[]),
+            Outcome::Refused(Refusal::Window { window_max }) => (5, *window_max, &[]),
+        };
+        Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), bytes])
+    }
+}
