@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::auth::Verified;
 use crate::types::{ClientId, EndpointId, Position, SeqNum, SessionId, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind};
 
@@ -36,7 +37,7 @@ pub enum Command {
     /// would still execute.
     Admit {
         /// The pack.
-        pack: Pack,
+        pack: Verified<Pack>,
         /// The view that the replies name.
         view: View,
     },
@@ -50,7 +51,7 @@ pub enum Output {
     /// Batch `n` was executed.
     Executed(SeqNum),
     /// The pack of [`Command::Admit`] holds a request that would execute now: order it.
-    Unexecuted(Pack),
+    Unexecuted(Verified<Pack>),
     /// Checkpoint `n` was sealed: its dirty pages follow for the checkpoint role.
     Sealed(crate::state::Sealed),
     /// The service panicked at this position: the replica must stop (it does not limp).

@@ -17,13 +17,17 @@ pub enum Event {
     PrePrepare(Verified<Message>, Vec<bool>),
     /// A checkpoint whose signature is good; the replica's own too.
     Checkpoint(Verified<SignedCheckpoint>),
-    /// A pack with ordered requests, authentic for this replica.
+    /// A pack with ordered requests, authentic for this replica. A signed one comes here only after the execution role
+    /// said that something in it would still execute.
     Request {
         /// The pack.
         pack: Verified<Pack>,
         /// Proved by signature: worth a relay and, later, a view timer (P2, P26).
         signed: bool,
     },
+    /// The body of a pack that a pre-prepare named by digest, from a replica; its own proof is not good for this
+    /// replica (if it is, it comes as [`Event::Request`]). It counts only where others vouch for it (P12).
+    Body(Pack),
     /// A pack of read-only requests, authentic for this replica.
     Query(Verified<Pack>),
     /// Batch `n` was executed, tentatively or not, by the execution role.

@@ -32,6 +32,8 @@ pub enum Message {
     FetchPack(Digest),
     /// A client's pack, handed on: a backup's relay to the primary, or the answer to [`Message::FetchPack`].
     Relay(Pack),
+    /// Everything that a STATUS with this nonce asked for and that could be sent has been sent (P37).
+    Answered(u64),
 }
 
 /// PRE-PREPARE(v, n, d): the primary of `view` proposes a batch for `n` (P11).
