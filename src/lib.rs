@@ -2,5 +2,6 @@
 #![warn(missing_docs)]
 
 pub mod limits;
+pub mod sim;
 pub mod transport;
 pub mod types;

@@ -1,0 +1,19 @@
+//! A whole cluster in one thread, from one seed: replicas, clients, a network that loses, doubles and reorders, and
+//! checkers that look at what came out.
+//!
+//! There is no real time and no real randomness in it: a schedule is a function of its seed and its configuration, so
+//! a failure that was seen once can be seen again. The machines under it are the real ones, with real bytes and real
+//! proofs; only the world is made up.
+
+#![forbid(unsafe_code)]
+
+pub mod linearizability;
+mod network;
+mod rng;
+mod trace;
+mod world;
+
+pub use network::{Link, Network, NetworkCounters};
+pub use rng::Rng;
+pub use trace::{Trace, TraceEvent};
+pub use world::{Clock, Host, HostId, Step, World, WorldConfig};
