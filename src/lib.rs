@@ -5,3 +5,4 @@ pub mod limits;
 pub mod sim;
 pub mod transport;
 pub mod types;
+pub mod wire;

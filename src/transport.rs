@@ -66,8 +66,8 @@ pub struct Head {
 }
 
 impl Head {
-    /// Header, fragment header and an Ed25519 signature.
-    pub const MAX: usize = 128;
+    /// The largest: a first fragment (header, fragment header, MAC) with the signed header of what was cut.
+    pub const MAX: usize = 168;
 
     /// An empty head.
     pub const EMPTY: Head = Head { len: 0, bytes: [0; Head::MAX] };

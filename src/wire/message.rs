@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pack::Pack;
-use crate::types::{Digest, Domain, Hasher, Position, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{ClusterSize, Digest, Domain, Hasher, Position, ReplicaId, SeqNum, SessionId, View};
 
 /// A frame of an envelope between replicas. It speaks for the envelope's sender alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -301,4 +301,11 @@ impl Outcome {
         };
         Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), bytes])
     }
+}
+
+/// The replica that sends the whole of a large result (P7): by the request alone, so that no primary can choose it.
+pub fn default_replier(session: SessionId, t: u64, size: ClusterSize) -> ReplicaId {
+    // Fibonacci hashing: consecutive requests spread over all replicas.
+    let mixed = (session.0 ^ t.rotate_left(32)).wrapping_add(t).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ReplicaId(((mixed >> 32) % size.n() as u64) as u8)
 }

@@ -1,0 +1,508 @@
+//! The bodies of frames. Integers are little-endian, nothing is aligned or padded; `digest` is 32 bytes.
+//!
+//! ```text
+//!  1 PRE-PREPARE  view u64 | n u64 | time u64 | seed u64 | count u32 | count x (len u32 | pack, or 0 u32 | digest)
+//!  2 PREPARE      view u64 | n u64 | digest
+//!  3 COMMIT       view u64 | n u64 | digest
+//!  4 COMMITTED    n u64 | digest
+//!  5 CHECKPOINT   n u64 | root digest | boot u64 | replica u8 | signature 64
+//!  6 STABLE       one or more CHECKPOINTs of one (n, root), signers ascending
+//!  7 STATUS       view u64 | stable u64 | executed u64 | nonce u64 | flags u8 (1 forgetful, 2 wants) | reserved u8
+//!                 | prepared words u16 | committed words u16 | words u64 each
+//!  8 FETCH-BATCH  n u64 | digest
+//!  9 BATCH        n u64 | time u64 | seed u64 | count u32 | count x (len u32 | pack)
+//! 10 FETCH-PACK   digest
+//! 11 RELAY        pack
+//! 12 ANSWERED     nonce u64
+//! 64 REPLIES      view u64 | count u16 | reserved u16
+//!                 | count x (session u64 | t u64 | position u64 | kind u8 | result u8 | reserved u16 | len u32 | payload)
+//!                 result: 0 done (the result), 1 gone, 2 no session, 3 refused: counter (u64), 4 refused: quota (u64),
+//!                 5 refused: window (u64), 6 digest (32 bytes)
+//! ```
+//! Zero words at the end of a STATUS bitmap are not sent, so that one set has one encoding.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::message::{
+    Batch, Choice, Committed, Message, Outcome, PrePrepare, Proposed, Refusal, ReplyEntry, ReplyKind, ReplyPack,
+    ReplyResult, SignedCheckpoint, Status, Vote,
+};
+use super::{Malformed, Pack};
+use crate::limits;
+use crate::types::{Digest, Position, ReplicaId, SeqNum, SessionId, View};
+
+/// Frame types.
+pub mod frame_type {
+    /// [`super::Message::PrePrepare`]
+    pub const PRE_PREPARE: u8 = 1;
+    /// [`super::Message::Prepare`]
+    pub const PREPARE: u8 = 2;
+    /// [`super::Message::Commit`]
+    pub const COMMIT: u8 = 3;
+    /// [`super::Message::Committed`]
+    pub const COMMITTED: u8 = 4;
+    /// [`super::Message::Checkpoint`]
+    pub const CHECKPOINT: u8 = 5;
+    /// [`super::Message::Stable`]
+    pub const STABLE: u8 = 6;
+    /// [`super::Message::Status`]
+    pub const STATUS: u8 = 7;
+    /// [`super::Message::FetchBatch`]
+    pub const FETCH_BATCH: u8 = 8;
+    /// [`super::Message::Batch`]
+    pub const BATCH: u8 = 9;
+    /// [`super::Message::FetchPack`]
+    pub const FETCH_PACK: u8 = 10;
+    /// [`super::Message::Relay`]
+    pub const RELAY: u8 = 11;
+    /// [`super::Message::Answered`]
+    pub const ANSWERED: u8 = 12;
+    /// [`super::ReplyPack`]
+    pub const REPLIES: u8 = 64;
+}
+
+/// Reads fields off a slice, checked.
+#[derive(Clone, Debug)]
+pub struct Reader<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+macro_rules! read_integer {
+    ($($name:ident)*) => {$(
+        /// The next integer, little-endian.
+        ///
+        /// # Errors
+        /// [`Malformed::Truncated`].
+        pub fn $name(&mut self) -> Result<$name, Malformed> {
+            Ok($name::from_le_bytes(*self.array()?))
+        }
+    )*};
+}
+
+impl<'a> Reader<'a> {
+    /// At the start of `bytes`.
+    pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader { bytes, at: 0 }
+    }
+
+    /// Bytes read.
+    pub fn position(&self) -> usize {
+        self.at
+    }
+
+    /// Bytes not yet read.
+    pub fn remaining(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    /// The next `len` bytes.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`].
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8], Malformed> {
+        let end = self.at.checked_add(len).ok_or(Malformed::Truncated)?;
+        let taken = self.bytes.get(self.at..end).ok_or(Malformed::Truncated)?;
+        self.at = end;
+        Ok(taken)
+    }
+
+    /// The next `N` bytes.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`].
+    pub fn array<const N: usize>(&mut self) -> Result<&'a [u8; N], Malformed> {
+        self.take(N)?.first_chunk().ok_or(Malformed::Truncated)
+    }
+
+    read_integer!(u8 u16 u32 u64);
+
+    /// The next digest.
+    ///
+    /// # Errors
+    /// [`Malformed::Truncated`].
+    pub fn digest(&mut self) -> Result<Digest, Malformed> {
+        Ok(Digest(*self.array()?))
+    }
+
+    /// `len` reserved bytes, which must be zero.
+    ///
+    /// # Errors
+    /// [`Malformed::Reserved`] if they are not, [`Malformed::Truncated`].
+    pub fn zeros(&mut self, len: usize) -> Result<(), Malformed> {
+        if self.take(len)?.iter().all(|&b| b == 0) { Ok(()) } else { Err(Malformed::Reserved) }
+    }
+
+    /// Nothing is left.
+    ///
+    /// # Errors
+    /// [`Malformed::Trailing`].
+    pub fn end(&self) -> Result<(), Malformed> {
+        if self.remaining() == 0 { Ok(()) } else { Err(Malformed::Trailing) }
+    }
+}
+
+/// Appends fields.
+pub(super) trait Write {
+    fn put(&mut self, bytes: &[u8]);
+    fn put_u32(&mut self, v: u32) {
+        self.put(&v.to_le_bytes());
+    }
+    fn put_u64(&mut self, v: u64) {
+        self.put(&v.to_le_bytes());
+    }
+}
+
+impl Write for BytesMut {
+    fn put(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+}
+
+/// The type of the frame that carries `message`.
+pub(super) fn frame_type_of(message: &Message) -> u8 {
+    match message {
+        Message::PrePrepare(_) => frame_type::PRE_PREPARE,
+        Message::Prepare(_) => frame_type::PREPARE,
+        Message::Commit(_) => frame_type::COMMIT,
+        Message::Committed(_) => frame_type::COMMITTED,
+        Message::Checkpoint(_) => frame_type::CHECKPOINT,
+        Message::Stable(_) => frame_type::STABLE,
+        Message::Status(_) => frame_type::STATUS,
+        Message::FetchBatch(_) => frame_type::FETCH_BATCH,
+        Message::Batch(..) => frame_type::BATCH,
+        Message::FetchPack(_) => frame_type::FETCH_PACK,
+        Message::Relay(_) => frame_type::RELAY,
+        Message::Answered(_) => frame_type::ANSWERED,
+    }
+}
+
+/// Appends the body of the frame that carries `message`.
+pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
+    match message {
+        Message::PrePrepare(m) => encode_pre_prepare(m, out),
+        Message::Prepare(vote) | Message::Commit(vote) => {
+            out.put_u64(vote.view.0);
+            out.put_u64(vote.n.0);
+            out.put(&vote.digest.0);
+        }
+        Message::Committed(c) | Message::FetchBatch(c) => {
+            out.put_u64(c.n.0);
+            out.put(&c.digest.0);
+        }
+        Message::Checkpoint(c) => encode_checkpoint(c, out),
+        Message::Stable(proof) => {
+            for checkpoint in proof {
+                encode_checkpoint(checkpoint, out);
+            }
+        }
+        Message::Status(status) => encode_status(status, out),
+        Message::Batch(n, batch) => encode_batch(*n, batch, out),
+        Message::FetchPack(digest) => out.put(&digest.0),
+        Message::Relay(pack) => out.put(pack.encoded()),
+        Message::Answered(nonce) => out.put_u64(*nonce),
+    }
+}
+
+/// The message in a frame of this type. Packs in it are slices of `body`.
+///
+/// # Errors
+/// [`Malformed`], with the first thing that is wrong.
+pub fn decode_frame(kind: u8, body: &Bytes) -> Result<Message, Malformed> {
+    let mut reader = Reader::new(body);
+    let message = match kind {
+        frame_type::PRE_PREPARE => Message::PrePrepare(decode_pre_prepare(&mut reader, body)?),
+        frame_type::PREPARE => Message::Prepare(decode_vote(&mut reader)?),
+        frame_type::COMMIT => Message::Commit(decode_vote(&mut reader)?),
+        frame_type::COMMITTED => Message::Committed(decode_committed(&mut reader)?),
+        frame_type::CHECKPOINT => Message::Checkpoint(decode_checkpoint(&mut reader)?),
+        frame_type::STABLE => Message::Stable(decode_stable(&mut reader)?),
+        frame_type::STATUS => Message::Status(decode_status(&mut reader)?),
+        frame_type::FETCH_BATCH => Message::FetchBatch(decode_committed(&mut reader)?),
+        frame_type::BATCH => decode_batch(&mut reader, body)?,
+        frame_type::FETCH_PACK => Message::FetchPack(reader.digest()?),
+        frame_type::RELAY => return Pack::parse(body.clone()).map(Message::Relay),
+        frame_type::ANSWERED => Message::Answered(reader.u64()?),
+        _ => return Err(Malformed::UnknownTag),
+    };
+    reader.end()?;
+    Ok(message)
+}
+
+fn encode_choice(choice: &Choice, out: &mut BytesMut) {
+    out.put_u64(choice.time);
+    out.put_u64(choice.seed);
+}
+
+fn decode_choice(reader: &mut Reader<'_>) -> Result<Choice, Malformed> {
+    Ok(Choice { time: reader.u64()?, seed: reader.u64()? })
+}
+
+fn encode_pack(pack: &Pack, out: &mut BytesMut) {
+    out.put_u32(pack.encoded().len() as u32);
+    out.put(pack.encoded());
+}
+
+/// A count of packs, each of which takes at least four more bytes: what is allocated for it has arrived.
+fn decode_pack_count(reader: &mut Reader<'_>) -> Result<usize, Malformed> {
+    let count = reader.u32()? as usize;
+    if count > limits::BATCH_PACKS_MAX || count * 4 > reader.remaining() {
+        return Err(Malformed::OutOfBounds);
+    }
+    Ok(count)
+}
+
+fn decode_pack(reader: &mut Reader<'_>, len: usize, body: &Bytes) -> Result<Pack, Malformed> {
+    let start = reader.position();
+    reader.take(len)?;
+    Pack::parse(body.slice(start..start + len))
+}
+
+fn within_batch(requests: usize) -> Result<(), Malformed> {
+    if requests <= limits::BATCH_REQUESTS_MAX { Ok(()) } else { Err(Malformed::OutOfBounds) }
+}
+
+fn encode_pre_prepare(m: &PrePrepare, out: &mut BytesMut) {
+    out.put_u64(m.view.0);
+    out.put_u64(m.n.0);
+    encode_choice(&m.choice, out);
+    out.put_u32(m.packs.len() as u32);
+    for proposed in &m.packs {
+        match proposed {
+            Proposed::Inline(pack) => encode_pack(pack, out),
+            Proposed::ByDigest(digest) => {
+                out.put_u32(0);
+                out.put(&digest.0);
+            }
+        }
+    }
+}
+
+fn decode_pre_prepare(reader: &mut Reader<'_>, body: &Bytes) -> Result<PrePrepare, Malformed> {
+    let (view, n) = (View(reader.u64()?), SeqNum(reader.u64()?));
+    let choice = decode_choice(reader)?;
+    let count = decode_pack_count(reader)?;
+    let mut packs = Vec::with_capacity(count);
+    let mut requests = 0;
+    for _ in 0..count {
+        packs.push(match reader.u32()? as usize {
+            0 => Proposed::ByDigest(reader.digest()?),
+            len => {
+                let pack = decode_pack(reader, len, body)?;
+                requests += pack.len();
+                within_batch(requests)?;
+                Proposed::Inline(pack)
+            }
+        });
+    }
+    Ok(PrePrepare { view, n, choice, packs })
+}
+
+fn encode_batch(n: SeqNum, batch: &Batch, out: &mut BytesMut) {
+    out.put_u64(n.0);
+    encode_choice(&batch.choice(), out);
+    out.put_u32(batch.packs().len() as u32);
+    for pack in batch.packs() {
+        encode_pack(pack, out);
+    }
+}
+
+fn decode_batch(reader: &mut Reader<'_>, body: &Bytes) -> Result<Message, Malformed> {
+    let n = SeqNum(reader.u64()?);
+    let choice = decode_choice(reader)?;
+    let count = decode_pack_count(reader)?;
+    let mut packs = Vec::with_capacity(count);
+    let mut requests = 0;
+    for _ in 0..count {
+        let len = reader.u32()? as usize;
+        let pack = decode_pack(reader, len, body)?;
+        requests += pack.len();
+        within_batch(requests)?;
+        packs.push(pack);
+    }
+    Ok(Message::Batch(n, Arc::new(Batch::new(choice, packs))))
+}
+
+fn decode_vote(reader: &mut Reader<'_>) -> Result<Vote, Malformed> {
+    Ok(Vote { view: View(reader.u64()?), n: SeqNum(reader.u64()?), digest: reader.digest()? })
+}
+
+fn decode_committed(reader: &mut Reader<'_>) -> Result<Committed, Malformed> {
+    Ok(Committed { n: SeqNum(reader.u64()?), digest: reader.digest()? })
+}
+
+fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
+    out.put_u64(c.n.0);
+    out.put(&c.root.0);
+    out.put_u64(c.boot);
+    out.put(&[c.replica.0]);
+    out.put(&c.signature);
+}
+
+fn decode_checkpoint(reader: &mut Reader<'_>) -> Result<SignedCheckpoint, Malformed> {
+    let (n, root, boot) = (SeqNum(reader.u64()?), reader.digest()?, reader.u64()?);
+    let (replica, signature) = (ReplicaId(reader.u8()?), *reader.array()?);
+    if usize::from(replica.0) >= limits::REPLICAS_MAX {
+        return Err(Malformed::OutOfBounds);
+    }
+    Ok(SignedCheckpoint { n, root, replica, boot, signature })
+}
+
+fn decode_stable(reader: &mut Reader<'_>) -> Result<Vec<SignedCheckpoint>, Malformed> {
+    let mut proof: Vec<SignedCheckpoint> = vec![decode_checkpoint(reader)?];
+    while reader.remaining() > 0 {
+        let next = decode_checkpoint(reader)?;
+        let last = proof[proof.len() - 1];
+        if next.replica <= last.replica || (next.n, next.root) != (last.n, last.root) {
+            return Err(Malformed::Inconsistent);
+        }
+        proof.push(next);
+    }
+    Ok(proof)
+}
+
+const FORGETFUL: u8 = 1;
+const WANTS: u8 = 2;
+const WORDS_MAX: usize = (limits::LOG_WINDOW_MAX / 64) as usize;
+
+fn trimmed(words: &[u64]) -> &[u64] {
+    let len = words.iter().rposition(|&w| w != 0).map_or(0, |last| last + 1);
+    assert!(len <= WORDS_MAX, "STATUS covers one log window");
+    &words[..len]
+}
+
+fn encode_status(status: &Status, out: &mut BytesMut) {
+    let (prepared, committed) = (trimmed(&status.prepared), trimmed(&status.committed));
+    for field in [status.view.0, status.stable.0, status.executed.0, status.nonce] {
+        out.put_u64(field);
+    }
+    let forgetful = if status.forgetful { FORGETFUL } else { 0 };
+    let wants = if status.wants { WANTS } else { 0 };
+    out.put(&[forgetful | wants, 0]);
+    out.put(&(prepared.len() as u16).to_le_bytes());
+    out.put(&(committed.len() as u16).to_le_bytes());
+    for word in prepared.iter().chain(committed) {
+        out.put_u64(*word);
+    }
+}
+
+fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
+    let (view, stable, executed) = (View(reader.u64()?), SeqNum(reader.u64()?), SeqNum(reader.u64()?));
+    let nonce = reader.u64()?;
+    let flags = reader.u8()?;
+    if flags & !(FORGETFUL | WANTS) != 0 {
+        return Err(Malformed::Reserved);
+    }
+    reader.zeros(1)?;
+    let (prepared, committed) = (usize::from(reader.u16()?), usize::from(reader.u16()?));
+    if prepared > WORDS_MAX || committed > WORDS_MAX || reader.remaining() != 8 * (prepared + committed) {
+        return Err(Malformed::OutOfBounds);
+    }
+    let mut words = |count: usize| -> Result<Vec<u64>, Malformed> {
+        let words = (0..count).map(|_| reader.u64()).collect::<Result<Vec<_>, _>>()?;
+        if words.last() == Some(&0) { Err(Malformed::Inconsistent) } else { Ok(words) }
+    };
+    let (prepared, committed) = (words(prepared)?, words(committed)?);
+    let (forgetful, wants) = (flags & FORGETFUL != 0, flags & WANTS != 0);
+    Ok(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
+}
+
+/// Bytes of a REPLIES body before its entries.
+pub const REPLIES_HEAD: usize = 12;
+/// Bytes of a reply besides its payload.
+pub const REPLY_HEAD: usize = 32;
+
+/// Bytes that `entry` takes.
+pub fn reply_len(entry: &ReplyEntry) -> usize {
+    REPLY_HEAD
+        + match &entry.result {
+            ReplyResult::Full(Outcome::Done(bytes)) => bytes.len(),
+            ReplyResult::Full(Outcome::Gone | Outcome::NoSession) => 0,
+            ReplyResult::Full(Outcome::Refused(_)) => 8,
+            ReplyResult::Digest(_) => 32,
+        }
+}
+
+pub(super) fn encode_replies_head(view: View, out: &mut BytesMut) {
+    out.put_u64(view.0);
+    out.put_u32(0);
+}
+
+pub(super) fn encode_reply(entry: &ReplyEntry, out: &mut BytesMut) {
+    let number;
+    let (tag, payload): (u8, &[u8]) = match &entry.result {
+        ReplyResult::Full(Outcome::Done(bytes)) => (0, bytes),
+        ReplyResult::Full(Outcome::Gone) => (1, &[]),
+        ReplyResult::Full(Outcome::NoSession) => (2, &[]),
+        ReplyResult::Full(Outcome::Refused(refusal)) => {
+            let (tag, value) = match refusal {
+                Refusal::Counter { last } => (3, *last),
+                Refusal::Quota { sessions_max } => (4, *sessions_max),
+                Refusal::Window { window_max } => (5, *window_max),
+            };
+            number = value.to_le_bytes();
+            (tag, &number)
+        }
+        ReplyResult::Digest(digest) => (6, &digest.0),
+    };
+    for field in [entry.session.0, entry.t, entry.position.0] {
+        out.put_u64(field);
+    }
+    out.put(&[entry.kind as u8, tag, 0, 0]);
+    out.put_u32(payload.len() as u32);
+    out.put(payload);
+}
+
+/// The replies in a REPLIES frame. Results are slices of `body`.
+///
+/// # Errors
+/// [`Malformed`], with the first thing that is wrong.
+pub fn decode_replies(body: &Bytes) -> Result<ReplyPack, Malformed> {
+    let mut reader = Reader::new(body);
+    let view = View(reader.u64()?);
+    let count = usize::from(reader.u16()?);
+    reader.zeros(2)?;
+    if !(1..=limits::PACK_REQUESTS_MAX).contains(&count) || count * REPLY_HEAD > reader.remaining() {
+        return Err(Malformed::OutOfBounds);
+    }
+    let mut replies = Vec::with_capacity(count);
+    for _ in 0..count {
+        replies.push(decode_reply(&mut reader, body)?);
+    }
+    reader.end()?;
+    Ok(ReplyPack { view, replies })
+}
+
+fn decode_reply(reader: &mut Reader<'_>, body: &Bytes) -> Result<ReplyEntry, Malformed> {
+    let (session, t, position) = (SessionId(reader.u64()?), reader.u64()?, Position(reader.u64()?));
+    let kind = match reader.u8()? {
+        1 => ReplyKind::ReadOnly,
+        2 => ReplyKind::Tentative,
+        3 => ReplyKind::Committed,
+        _ => return Err(Malformed::UnknownTag),
+    };
+    let tag = reader.u8()?;
+    reader.zeros(2)?;
+    let len = reader.u32()? as usize;
+    let start = reader.position();
+    let mut payload = Reader::new(reader.take(len)?);
+    let refused = |refusal| ReplyResult::Full(Outcome::Refused(refusal));
+    let result = match tag {
+        0 if len > limits::OPERATION_MAX => return Err(Malformed::OutOfBounds),
+        0 => {
+            payload.take(len)?;
+            ReplyResult::Full(Outcome::Done(body.slice(start..start + len)))
+        }
+        1 => ReplyResult::Full(Outcome::Gone),
+        2 => ReplyResult::Full(Outcome::NoSession),
+        3 => refused(Refusal::Counter { last: payload.u64()? }),
+        4 => refused(Refusal::Quota { sessions_max: payload.u64()? }),
+        5 => refused(Refusal::Window { window_max: payload.u64()? }),
+        6 => ReplyResult::Digest(payload.digest()?),
+        _ => return Err(Malformed::UnknownTag),
+    };
+    payload.end()?;
+    Ok(ReplyEntry { session, t, kind, position, result })
+}
