@@ -22,7 +22,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::types::{ClientId, Position};
+use crate::types::{ClientId, Position, Time};
 
 /// A moment in a history: strictly increasing over all invocations and completions, so that a completion and the
 /// invocation that it causes are never the same moment.
@@ -31,12 +31,31 @@ pub struct Moment(pub u64);
 
 /// A sequential specification: what a single, correct server does.
 pub trait Model {
-    /// Executes an ordered operation of `client`.
-    fn apply(&mut self, client: ClientId, op: &[u8]) -> Vec<u8>;
+    /// Executes an ordered operation.
+    fn apply(&mut self, call: &Call<'_>) -> Vec<u8>;
 
-    /// Answers a read-only operation, `None` if it is none.
-    fn query(&mut self, client: ClientId, op: &[u8]) -> Option<Vec<u8>>;
+    /// Answers a read-only operation in the present state, `None` if it is none. The call's position and time are
+    /// those of the last ordered operation.
+    fn query(&mut self, call: &Call<'_>) -> Option<Vec<u8>>;
 }
+
+/// One operation and its agreed circumstances, as a [`Model`] sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Call<'a> {
+    /// Who asks.
+    pub client: ClientId,
+    /// Where it was ordered.
+    pub position: Position,
+    /// The agreed time.
+    pub time: Time,
+    /// The agreed seed of its batch.
+    pub seed: u64,
+    /// The operation.
+    pub op: &'a [u8],
+}
+
+/// The agreed choices of the batch at a position; see [`check`].
+pub type Choices<'a> = dyn Fn(Position) -> (Time, u64) + 'a;
 
 /// How an operation was done.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -132,19 +151,24 @@ pub(super) fn preview(bytes: &[u8]) -> String {
     if bytes.len() > 48 { format!("\"{shown}…\" ({} bytes)", bytes.len()) } else { format!("\"{shown}\"") }
 }
 
-/// Checks `history` (in any order) against `model`, which must be in the initial state. Every operation of the history
-/// must have completed; operations that never did may be missing only if they never took effect.
-pub fn check(history: &[Operation], model: &mut impl Model) -> Result<(), Violation> {
+/// Checks `history` (in any order) against `model`, which must be in the initial state. `choices` gives time and seed
+/// that were agreed for a position, for models that depend on them. Every operation of the history must have completed;
+/// operations that never did may be missing only if they never took effect.
+pub fn check(history: &[Operation], model: &mut dyn Model, choices: &Choices<'_>) -> Result<(), Violation> {
     let ordered = order(history)?;
     let mut reads = Reads::new(history, &ordered);
-    reads.place(history, model, 0)?;
+    let mut last = Call { client: ClientId(0), position: Position(0), time: Time(0), seed: 0, op: &[] };
+    reads.place(history, model, 0, &last)?;
     for (index, &operation) in ordered.iter().enumerate() {
-        let Operation { client, op, result, .. } = &history[operation];
-        let expected = model.apply(*client, op);
+        let Operation { client, op, result, placed, .. } = &history[operation];
+        let Placed::At(position) = *placed else { unreachable!("`order` names ordered operations") };
+        let (time, seed) = choices(position);
+        last = Call { client: *client, position, time, seed, op };
+        let expected = model.apply(&last);
         if *result != expected {
             return Err(Violation::WrongResult { operation, expected: expected.into() });
         }
-        reads.place(history, model, index + 1)?;
+        reads.place(history, model, index + 1, &last)?;
     }
     reads.end()
 }
@@ -229,7 +253,13 @@ impl Reads {
     ///
     /// `waiting` is ordered by invocation, and `from` grows with it: the scan ends at the first read that lies ahead
     /// of `k`, or that was invoked after the completion of one which still waits. What it passes are concurrent reads.
-    fn place(&mut self, history: &[Operation], model: &mut impl Model, k: usize) -> Result<(), Violation> {
+    fn place(
+        &mut self,
+        history: &[Operation],
+        model: &mut dyn Model,
+        k: usize,
+        last: &Call<'_>,
+    ) -> Result<(), Violation> {
         let mut first_completion: Option<Moment> = None;
         let mut kept = 0;
         let mut scanned = 0;
@@ -239,7 +269,9 @@ impl Reads {
             if from > k || first_completion.is_some_and(|c| c < *invoked) {
                 break;
             }
-            let Some(answer) = model.query(*client, op) else { return Err(Violation::NotReadOnly { operation }) };
+            let Some(answer) = model.query(&Call { client: *client, op, ..*last }) else {
+                return Err(Violation::NotReadOnly { operation });
+            };
             if *result != answer {
                 if to <= k {
                     return Err(Violation::NoPlace { operation, from, to });
@@ -278,15 +310,15 @@ mod tests {
     struct Register(u8);
 
     impl Model for Register {
-        fn apply(&mut self, _: ClientId, op: &[u8]) -> Vec<u8> {
-            match op {
+        fn apply(&mut self, call: &Call<'_>) -> Vec<u8> {
+            match call.op {
                 [b'w', value] => vec![std::mem::replace(&mut self.0, *value)],
                 _ => vec![self.0],
             }
         }
 
-        fn query(&mut self, _: ClientId, op: &[u8]) -> Option<Vec<u8>> {
-            (op.first() != Some(&b'w')).then(|| vec![self.0])
+        fn query(&mut self, call: &Call<'_>) -> Option<Vec<u8>> {
+            (call.op.first() != Some(&b'w')).then(|| vec![self.0])
         }
     }
 
@@ -313,7 +345,7 @@ mod tests {
     }
 
     fn checked(history: &[Operation]) -> Result<(), Violation> {
-        check(history, &mut Register::default())
+        check(history, &mut Register::default(), &|_| (Time(0), 0))
     }
 
     #[test]
@@ -394,10 +426,11 @@ mod tests {
                     continue;
                 }
                 let mut state = state.clone();
+                let call = Call { client: h.client, position: last, time: Time(0), seed: 0, op: &h.op };
                 let (answer, position) = match h.placed {
                     Placed::At(position) if position <= last => continue,
-                    Placed::At(position) => (state.apply(h.client, &h.op), position),
-                    Placed::Unordered => (state.query(h.client, &h.op).unwrap(), last),
+                    Placed::At(position) => (state.apply(&call), position),
+                    Placed::Unordered => (state.query(&call).unwrap(), last),
                 };
                 if h.result != answer {
                     continue;

@@ -7,13 +7,17 @@
 
 #![forbid(unsafe_code)]
 
+mod history;
 pub mod linearizability;
 mod network;
 mod rng;
 mod trace;
+mod workload;
 mod world;
 
+pub use history::{Begun, History};
 pub use network::{Link, Network, NetworkCounters};
 pub use rng::Rng;
 pub use trace::{Trace, TraceEvent};
+pub use workload::{Ask, Workload};
 pub use world::{Clock, Host, HostId, Step, World, WorldConfig};

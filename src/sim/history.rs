@@ -1,0 +1,84 @@
+//! What clients asked and what they were told.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::linearizability::{Moment, Operation, Placed};
+use crate::types::ClientId;
+
+/// An operation that has begun.
+#[derive(Clone, Debug)]
+pub struct Begun {
+    /// Who asked.
+    pub client: ClientId,
+    /// What.
+    pub op: Bytes,
+    /// When.
+    pub invoked: Moment,
+}
+
+/// The operations of one simulation, in order of completion, and those still going on.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    moments: u64,
+    done: Vec<Operation>,
+    begun: BTreeMap<u64, Begun>,
+}
+
+impl History {
+    /// An operation begins; returns its name.
+    pub fn invoke(&mut self, client: ClientId, op: Bytes) -> u64 {
+        let invoked = self.moment();
+        self.begun.insert(invoked.0, Begun { client, op, invoked });
+        invoked.0
+    }
+
+    /// The operation with that name completed. Panics if it is not under way: nothing completes twice.
+    pub fn complete(&mut self, name: u64, placed: Placed, result: Bytes) {
+        let begun = self.begun.remove(&name).expect("an operation completes once");
+        let completed = self.moment();
+        let Begun { client, op, invoked } = begun;
+        self.done.push(Operation { client, op, invoked, completed, placed, result });
+    }
+
+    /// What completed.
+    pub fn done(&self) -> &[Operation] {
+        &self.done
+    }
+
+    /// What did not, yet.
+    pub fn pending(&self) -> impl Iterator<Item = &Begun> {
+        self.begun.values()
+    }
+
+    fn moment(&mut self) -> Moment {
+        self.moments += 1;
+        Moment(self.moments)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_order_what_shares_a_time() {
+        let mut history = History::default();
+        let a = history.invoke(ClientId(1), Bytes::from_static(b"a"));
+        history.complete(a, Placed::Unordered, Bytes::new());
+        let b = history.invoke(ClientId(1), Bytes::from_static(b"b"));
+        assert_eq!(history.pending().count(), 1);
+        history.complete(b, Placed::Unordered, Bytes::new());
+        assert!(history.done()[0].completed < history.done()[1].invoked);
+    }
+
+    #[test]
+    #[should_panic(expected = "an operation completes once")]
+    fn nothing_completes_twice() {
+        let mut history = History::default();
+        let a = history.invoke(ClientId(1), Bytes::new());
+        history.complete(a, Placed::Unordered, Bytes::new());
+        history.complete(a, Placed::Unordered, Bytes::new());
+    }
+}
