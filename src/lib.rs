@@ -3,6 +3,7 @@
 
 pub mod limits;
 pub mod sim;
+pub mod state;
 pub mod transport;
 pub mod types;
 pub mod wire;
