@@ -46,7 +46,6 @@ pub const SESSION_WINDOW_MAX: u64 = 1_024;
 /// A state page. BLAKE3 chunks are 1 KiB: a page is four of them, a subtree of its own.
 pub const PAGE: usize = 4_096;
 
-const _: () = assert!(BATCH_REQUESTS_MAX <= 1 << crate::types::Position::INDEX_BITS);
 const _: () = assert!(OPERATION_MAX + 64 * 1024 <= MESSAGE_MAX, "one operation and its framing fit a message");
 const _: () = assert!(FRAGMENTS_MAX * (DATAGRAM_MIN - 128) >= MESSAGE_MAX, "the largest message can be fragmented");
 const _: () = assert!(BATCH_PACKS_MAX <= BATCH_REQUESTS_MAX);

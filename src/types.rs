@@ -78,6 +78,8 @@ impl SessionId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 pub struct Position(pub u64);
 
+const _: () = assert!(limits::BATCH_REQUESTS_MAX <= 1 << Position::INDEX_BITS);
+
 impl Position {
     /// Bits of the index within a batch.
     pub const INDEX_BITS: u32 = 20;
