@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod agreement;
+mod describe;
 mod history;
 pub mod linearizability;
 mod network;
@@ -15,6 +17,7 @@ mod trace;
 mod workload;
 mod world;
 
+pub use describe::describe;
 pub use history::{Begun, History};
 pub use network::{Link, Network, NetworkCounters};
 pub use rng::Rng;

@@ -1,0 +1,128 @@
+//! What a datagram says, in one line for a person.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use crate::types::ReplicaId;
+use crate::wire::frame::Messages;
+use crate::wire::header::Parts;
+use crate::wire::{
+    Committed, Header, Kind, Message, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, Vote,
+};
+
+/// One line about `datagram`: no proof is checked, nothing is assumed of its bytes.
+pub fn describe(datagram: &Bytes) -> String {
+    let Ok(header) = Header::parse(datagram) else { return "not a datagram of ours".to_owned() };
+    let Ok(parts) = Parts::split(header, datagram) else { return "a header and nothing behind it".to_owned() };
+    match header.kind {
+        Kind::Pack => match Pack::parse(parts.body) {
+            Ok(pack) => self::pack(&pack),
+            Err(malformed) => format!("malformed pack: {malformed}"),
+        },
+        Kind::Fragment => match parts.fragment {
+            Some(f) => format!("fragment {} of {} of message {} ({} B)", f.index + 1, f.count, f.message, f.total),
+            None => "fragment".to_owned(),
+        },
+        Kind::Envelope => envelope(&header, parts.body),
+    }
+}
+
+fn envelope(header: &Header, body: Bytes) -> String {
+    let mut frames = Messages::new(body);
+    let mut said = Vec::new();
+    if let crate::wire::header::Party::Client(..) = header.receiver {
+        while let Some(frame) = frames.next_replies() {
+            said.push(frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |pack| replies(&pack)));
+        }
+    } else {
+        for frame in frames {
+            said.push(frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |m| message(&m)));
+        }
+    }
+    said.join(" + ")
+}
+
+fn pack(pack: &Pack) -> String {
+    let mut out = if pack.is_read_only() { "query" } else { "request" }.to_owned();
+    let requests: Vec<_> = pack.requests().take(4).map(|r| format!("s{}:{}", r.session.0 & 0xffff_ffff, r.t)).collect();
+    let _ = write!(out, " {}", requests.join(" "));
+    if pack.len() > requests.len() {
+        let _ = write!(out, " … {} in all", pack.len());
+    }
+    out.push_str(if pack.is_signed() { ", signed" } else { "" });
+    out.push_str(if pack.wants_full() { ", full" } else { "" });
+    out
+}
+
+fn replies(pack: &ReplyPack) -> String {
+    let mut out = format!("replies {}:", pack.view);
+    for reply in pack.replies.iter().take(4) {
+        let kind = match reply.kind {
+            ReplyKind::ReadOnly => "read",
+            ReplyKind::Tentative => "tentative",
+            ReplyKind::Committed => "committed",
+        };
+        let what = match &reply.result {
+            ReplyResult::Full(Outcome::Done(bytes)) => format!("{} B", bytes.len()),
+            ReplyResult::Full(Outcome::Gone) => "gone".to_owned(),
+            ReplyResult::Full(Outcome::NoSession) => "no session".to_owned(),
+            ReplyResult::Full(Outcome::Refused(_)) => "refused".to_owned(),
+            ReplyResult::Digest(digest) => format!("{digest:?}"),
+        };
+        let (session, t) = (reply.session.0 & 0xffff_ffff, reply.t);
+        let _ = write!(out, " s{session}:{t} {kind} at {} {what}", reply.position.batch());
+    }
+    if pack.replies.len() > 4 {
+        let _ = write!(out, " … {} in all", pack.replies.len());
+    }
+    out
+}
+
+fn message(message: &Message) -> String {
+    let vote = |name: &str, v: &Vote| format!("{name} {} {} {:?}", v.view, v.n, v.digest);
+    let named = |name: &str, c: &Committed| format!("{name} {} {:?}", c.n, c.digest);
+    match message {
+        Message::PrePrepare(p) => {
+            format!("pre-prepare {} {} {:?} {} packs", p.view, p.n, p.digest(), p.packs.len())
+        }
+        Message::Prepare(v) => vote("prepare", v),
+        Message::Commit(v) => vote("commit", v),
+        Message::Committed(c) => named("committed", c),
+        Message::Checkpoint(SignedCheckpoint { n, root, replica: ReplicaId(i), .. }) => {
+            format!("checkpoint {n} {root:?} by r{i}")
+        }
+        Message::Stable(proof) => format!("stable {}", proof.first().map_or("?".to_owned(), |c| c.n.to_string())),
+        Message::Status(s) => format!(
+            "status {} h={} executed={}{}{}",
+            s.view,
+            s.stable,
+            s.executed,
+            if s.wants { " wants" } else { "" },
+            if s.forgetful { " forgetful" } else { "" }
+        ),
+        Message::FetchBatch(c) => named("fetch-batch", c),
+        Message::Batch(n, batch) => format!("batch {n} {:?} {} packs", batch.digest(), batch.packs().len()),
+        Message::FetchPack(digest) => format!("fetch-pack {digest:?}"),
+        Message::Relay(p) => format!("relay {}", pack(p)),
+        Message::Answered(nonce) => format!("answered {nonce:x}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p44_anything_can_be_described() {
+        let mut rng = crate::sim::Rng::new(9);
+        for len in 0..300 {
+            let mut bytes = vec![0; len];
+            rng.fill(&mut bytes);
+            if len > 8 {
+                bytes[..8].copy_from_slice(&[b'c', b's', b't', 1, 1 + (len % 3) as u8, 1, 0, 1]);
+            }
+            describe(&bytes.into());
+        }
+    }
+}
