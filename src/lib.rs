@@ -6,6 +6,8 @@
 pub mod limits;
 pub mod sim;
 pub mod state;
+#[cfg(feature = "runtime")]
+pub mod runtime;
 pub mod transport;
 pub mod types;
 pub mod wire;

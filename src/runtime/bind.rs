@@ -1,0 +1,340 @@
+//! Binding UDP sockets: exclusively, with large buffers, and with an answer when it fails.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::error::Holder;
+use super::waker::EventWaker;
+use super::{Clock, Counters, Error, sys};
+use crate::limits::{DATAGRAM_MAX, DATAGRAM_MIN, REPLICAS_MAX};
+use crate::transport::{Peer, Wake};
+use crate::types::ReplicaId;
+
+/// What a UDP transport must know.
+#[derive(Clone, Debug)]
+pub struct UdpConfig {
+    /// The own address; port 0 lets the kernel choose.
+    pub bind: SocketAddr,
+    /// Which replica binds; None for a client.
+    pub me: Option<ReplicaId>,
+    /// The replicas' addresses, by id.
+    pub replicas: Vec<SocketAddr>,
+    /// The largest datagram sent or received, bytes of payload. The same for all parties of a cluster.
+    pub datagram_max: usize,
+    /// The receive buffer to ask of the kernel, bytes per socket.
+    pub receive_buffer: usize,
+    /// Slots of the io_uring receive rings: for datagrams of replicas, and for all others'. Powers of two.
+    pub slots: (u16, u16),
+    /// The clock.
+    pub clock: Clock,
+}
+
+impl UdpConfig {
+    /// Datagrams up to 8 KiB: the kernel charges a datagram's buffer by the page. Longer messages are fragmented.
+    pub const DATAGRAM_DEFAULT: usize = 8_192;
+    /// 4 MiB: the kernel's own default holds 12 datagrams of 8 KiB.
+    pub const RECEIVE_BUFFER_DEFAULT: usize = 4 << 20;
+    /// 512 slots each: 8 MiB of datagrams in all.
+    pub const SLOTS_DEFAULT: (u16, u16) = (512, 512);
+
+    /// A replica's.
+    pub fn replica(me: ReplicaId, replicas: Vec<SocketAddr>) -> UdpConfig {
+        UdpConfig { me: Some(me), ..UdpConfig::new(replicas[usize::from(me.0)], replicas) }
+    }
+
+    /// A client's: any port, on the wildcard address of the replicas' family, or on loopback if they are there.
+    pub fn client(replicas: Vec<SocketAddr>) -> UdpConfig {
+        let ip: IpAddr = match replicas.first().map(SocketAddr::ip) {
+            Some(IpAddr::V6(ip)) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            Some(IpAddr::V6(_)) => Ipv6Addr::UNSPECIFIED.into(),
+            Some(IpAddr::V4(ip)) if ip.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+            _ => Ipv4Addr::UNSPECIFIED.into(),
+        };
+        UdpConfig::new((ip, 0).into(), replicas)
+    }
+
+    fn new(bind: SocketAddr, replicas: Vec<SocketAddr>) -> UdpConfig {
+        UdpConfig {
+            bind,
+            me: None,
+            replicas,
+            datagram_max: Self::DATAGRAM_DEFAULT,
+            receive_buffer: Self::RECEIVE_BUFFER_DEFAULT,
+            slots: Self::SLOTS_DEFAULT,
+            clock: Clock::new(),
+        }
+    }
+
+    /// One sentence about the first value out of bounds.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.replicas.is_empty() || self.replicas.len() > REPLICAS_MAX {
+            return Err(format!("{} replicas: 1 to {REPLICAS_MAX} are possible", self.replicas.len()));
+        }
+        if !(DATAGRAM_MIN..=DATAGRAM_MAX).contains(&self.datagram_max) {
+            return Err(format!(
+                "datagrams of {} bytes: {DATAGRAM_MIN} to {DATAGRAM_MAX} are possible",
+                self.datagram_max
+            ));
+        }
+        for slots in [self.slots.0, self.slots.1] {
+            if !slots.is_power_of_two() || !(16..=32_768).contains(&slots) {
+                return Err(format!("{slots} slots: a power of two from 16 to 32768 is possible"));
+            }
+        }
+        if let Some(other) = self.replicas.iter().find(|a| a.is_ipv4() != self.bind.is_ipv4()) {
+            return Err(format!("{} cannot talk to {other}: one is IPv4, the other IPv6", self.bind));
+        }
+        Ok(())
+    }
+}
+
+/// A bound address, ready to become a transport on the thread that will use it.
+pub struct Bound {
+    pub(crate) config: UdpConfig,
+    pub(crate) socket: Socket,
+    pub(crate) local: SocketAddr,
+    pub(crate) receive_buffer: usize,
+    pub(crate) waker: Arc<EventWaker>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) book: AddressBook,
+}
+
+impl Bound {
+    /// Binds `config.bind`, for itself alone.
+    pub fn bind(config: UdpConfig) -> Result<Bound, Error> {
+        config
+            .validate()
+            .map_err(|text| Error::Io { doing: "udp", error: io::Error::new(io::ErrorKind::InvalidInput, text) })?;
+        let socket = new_socket(config.bind)?;
+        socket.bind(&config.bind.into()).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Error::AddressInUse { address: config.bind, holders: holders(config.bind) },
+            _ => Error::Io { doing: "bind", error },
+        })?;
+        let local = local_address(&socket)?;
+        let receive_buffer = grow_receive_buffer(&socket, config.receive_buffer);
+        let book = AddressBook::new(&config);
+        let waker = Arc::new(EventWaker::new()?);
+        Ok(Bound { config, socket, local, receive_buffer, waker, counters: Arc::default(), book })
+    }
+
+    /// The address that others send to.
+    pub fn local_address(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The receive buffer that the kernel granted, bytes. Less than asked for: E009.
+    pub fn receive_buffer(&self) -> usize {
+        self.receive_buffer
+    }
+
+    /// What was asked for.
+    pub fn config(&self) -> &UdpConfig {
+        &self.config
+    }
+
+    /// Wakes the transport that this becomes.
+    pub fn waker(&self) -> Arc<dyn Wake> {
+        self.waker.clone()
+    }
+
+    /// What the transport that this becomes counts.
+    pub fn counters(&self) -> Arc<Counters> {
+        self.counters.clone()
+    }
+}
+
+/// Who is where, and how much fits into a datagram to him.
+#[derive(Debug)]
+pub(crate) struct AddressBook {
+    replicas: Vec<(sys::RawAddress, usize)>,
+    ids: BTreeMap<SocketAddr, ReplicaId>,
+    datagram_max: usize,
+}
+
+impl AddressBook {
+    fn new(config: &UdpConfig) -> AddressBook {
+        let replicas = config
+            .replicas
+            .iter()
+            .map(|&address| (sys::RawAddress::new(address), path_payload(address).min(config.datagram_max)))
+            .collect();
+        let ids = config.replicas.iter().zip(0..).map(|(&address, i)| (address, ReplicaId(i))).collect();
+        AddressBook { replicas, ids, datagram_max: config.datagram_max }
+    }
+
+    pub(crate) fn peer(&self, address: SocketAddr) -> Peer {
+        self.ids.get(&address).map_or(Peer::Address(address), |&id| Peer::Replica(id))
+    }
+
+    pub(crate) fn address(&self, peer: Peer) -> Option<sys::RawAddress> {
+        match peer {
+            Peer::Replica(id) => self.replicas.get(usize::from(id.0)).map(|&(address, _)| address),
+            Peer::Address(address) => Some(sys::RawAddress::new(address)),
+        }
+    }
+
+    pub(crate) fn mtu(&self, peer: Peer) -> usize {
+        match peer {
+            Peer::Replica(id) => self.replicas.get(usize::from(id.0)).map_or(DATAGRAM_MIN, |&(_, payload)| payload),
+            Peer::Address(address) if address.ip().is_loopback() => self.datagram_max,
+            // Nothing is known of the path: Ethernet's.
+            Peer::Address(address) => payload(1_500, address).min(self.datagram_max),
+        }
+    }
+}
+
+fn payload(mtu: usize, address: SocketAddr) -> usize {
+    mtu.saturating_sub(if address.is_ipv4() { 28 } else { 48 }).clamp(DATAGRAM_MIN, DATAGRAM_MAX)
+}
+
+/// What fits into one packet to `address` by the route that the kernel would take now; Ethernet's if there is none.
+fn path_payload(address: SocketAddr) -> usize {
+    let mtu = || -> Result<usize, Error> {
+        let probe = new_socket(address)?;
+        probe.connect(&address.into()).map_err(Error::io("connect"))?;
+        sys::path_mtu(probe.as_fd(), address.is_ipv6()).map_err(Error::io("getsockopt IP_MTU"))
+    };
+    payload(mtu().unwrap_or(1_500), address)
+}
+
+pub(crate) fn new_socket(like: SocketAddr) -> Result<Socket, Error> {
+    let socket = Socket::new(Domain::for_address(like), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))
+        .map_err(Error::io("socket"))?;
+    if like.is_ipv6() {
+        socket.set_only_v6(true).map_err(Error::io("setsockopt IPV6_V6ONLY"))?;
+    }
+    Ok(socket)
+}
+
+pub(crate) fn local_address(socket: &Socket) -> Result<SocketAddr, Error> {
+    let address = socket.local_addr().map_err(Error::io("getsockname"))?;
+    address.as_socket().ok_or_else(|| Error::io("getsockname")(io::ErrorKind::Unsupported.into()))
+}
+
+/// Asks for `want` bytes, past the system's maximum where we may; what the socket has then.
+pub(crate) fn grow_receive_buffer(socket: &Socket, want: usize) -> usize {
+    let have = || socket.recv_buffer_size().unwrap_or(0);
+    // The kernel doubles what is set, for its own bookkeeping; it reports the doubled value.
+    if have() < want && rustix::net::sockopt::set_socket_recv_buffer_size_force(socket, want).is_err() {
+        let _ = socket.set_recv_buffer_size(want);
+    }
+    have()
+}
+
+/// The processes that hold a UDP socket on `address`'s port, as far as `/proc` shows them to us.
+pub fn holders(address: SocketAddr) -> Vec<Holder> {
+    let inodes: Vec<String> = udp_table(address.is_ipv4())
+        .into_iter()
+        .chain(udp_table(!address.is_ipv4()))
+        .filter(|(port, _)| *port == address.port())
+        .map(|(_, inode)| format!("socket:[{inode}]"))
+        .collect();
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let files = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let holds = |file: fs::DirEntry| {
+            fs::read_link(file.path()).is_ok_and(|to| inodes.iter().any(|inode| to.as_os_str() == inode.as_str()))
+        };
+        if !inodes.is_empty() && files.into_iter().any(holds) {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            found.push(Holder { pid, name: name.trim().to_owned() });
+        }
+    }
+    found.sort_by_key(|holder| holder.pid);
+    found
+}
+
+/// Ports and inodes of the UDP sockets of this network namespace.
+fn udp_table(v4: bool) -> Vec<(u16, u64)> {
+    let text = fs::read_to_string(if v4 { "/proc/net/udp" } else { "/proc/net/udp6" }).unwrap_or_default();
+    let parse = |line: &str| {
+        let mut words = line.split_whitespace();
+        let port = words.nth(1)?.rsplit(':').next().and_then(|hex| u16::from_str_radix(hex, 16).ok())?;
+        Some((port, words.nth(7)?.parse().ok()?))
+    };
+    text.lines().skip(1).filter_map(parse).collect()
+}
+
+/// The first of `count` consecutive ports of `ip`, at or above `from`, that nobody holds now.
+pub fn free_ports(ip: IpAddr, from: u16, count: u16) -> Option<u16> {
+    let free =
+        |port: u16| new_socket((ip, port).into()).is_ok_and(|s| s.bind(&SocketAddr::new(ip, port).into()).is_ok());
+    let mut run = 0;
+    for port in from.max(1)..=u16::MAX {
+        run = if free(port) { run + 1 } else { 0 };
+        if run == count.max(1) {
+            return Some(port - (count.max(1) - 1));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(replicas: &[SocketAddr]) -> UdpConfig {
+        UdpConfig::client(replicas.to_vec())
+    }
+
+    #[test]
+    fn an_address_in_use_is_refused_with_its_holder() {
+        let first = Bound::bind(client(&["127.0.0.1:9".parse().unwrap()])).unwrap();
+        let mut config = client(&["127.0.0.1:9".parse().unwrap()]);
+        config.bind = first.local_address();
+        match Bound::bind(config).map(|_| ()) {
+            Err(Error::AddressInUse { address, holders }) => {
+                assert_eq!(address, first.local_address());
+                assert!(holders.iter().any(|h| h.pid == std::process::id()), "{holders:?}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let free = free_ports(address_ip(&first), first.local_address().port(), 4).unwrap();
+        assert!(free > first.local_address().port());
+    }
+
+    fn address_ip(bound: &Bound) -> IpAddr {
+        bound.local_address().ip()
+    }
+
+    #[test]
+    fn a_larger_receive_buffer_is_asked_for_and_reported() {
+        let bound = Bound::bind(client(&["127.0.0.1:9".parse().unwrap()])).unwrap();
+        assert!(bound.receive_buffer() >= 212_992, "{}", bound.receive_buffer());
+    }
+
+    #[test]
+    fn configurations_out_of_bounds_are_named() {
+        let good = client(&["127.0.0.1:9".parse().unwrap()]);
+        assert_eq!(good.validate(), Ok(()));
+        let bad = [
+            UdpConfig { replicas: vec![], ..good.clone() },
+            UdpConfig { datagram_max: 100, ..good.clone() },
+            UdpConfig { slots: (512, 500), ..good.clone() },
+            UdpConfig { replicas: vec!["[::1]:9".parse().unwrap()], ..good.clone() },
+        ];
+        for config in bad {
+            assert!(config.validate().is_err());
+            assert!(matches!(Bound::bind(config), Err(Error::Io { .. })));
+        }
+    }
+
+    #[test]
+    fn the_address_book_knows_replicas_and_paths() {
+        let bound = Bound::bind(client(&["127.0.0.1:9".parse().unwrap()])).unwrap();
+        let stranger: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        assert_eq!(bound.book.peer("127.0.0.1:9".parse().unwrap()), Peer::Replica(ReplicaId(0)));
+        assert_eq!(bound.book.peer(stranger), Peer::Address(stranger));
+        assert_eq!(bound.book.mtu(Peer::Replica(ReplicaId(0))), UdpConfig::DATAGRAM_DEFAULT);
+        assert_eq!(bound.book.mtu(Peer::Address(stranger)), 1_472);
+        assert_eq!(bound.book.address(Peer::Replica(ReplicaId(7))), None);
+    }
+}

@@ -1,0 +1,135 @@
+//! The loop between a machine and a transport.
+#![forbid(unsafe_code)]
+
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use super::counters::{Counter, counters};
+use crate::transport::{Machine, Transport, Wake, Woken};
+use crate::types::Time;
+
+/// How a loop waits when there is nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WaitPolicy {
+    /// How long to go on polling after the last event, before sleeping in the kernel. Between empty polls the loop
+    /// yields its core; no party assumes that it owns one.
+    pub poll_budget: Duration,
+}
+
+impl Default for WaitPolicy {
+    /// 100 µs: longer than a round trip between polling parties, much shorter than a wake of a sleeping one is worth.
+    fn default() -> WaitPolicy {
+        WaitPolicy { poll_budget: Duration::from_micros(100) }
+    }
+}
+
+counters! {
+    /// Counted by one loop; shared with whoever reports.
+    LoopCounters,
+    /// A reading of [`LoopCounters`].
+    LoopCounts {
+        /// Turns of the loop.
+        turns,
+        /// Turns in which something arrived or left.
+        busy_turns,
+        /// Sleeps in the kernel.
+        parks,
+    }
+}
+
+/// Stops loops, from any thread. Clones are the same.
+#[derive(Clone, Default)]
+pub struct Stop(Arc<Stopping>);
+
+#[derive(Default)]
+struct Stopping {
+    stopped: AtomicBool,
+    wakers: Mutex<Vec<Arc<dyn Wake>>>,
+}
+
+impl Stop {
+    /// Not stopped.
+    pub fn new() -> Stop {
+        Stop::default()
+    }
+
+    /// Ends every loop that runs under this, and those to come.
+    pub fn stop(&self) {
+        self.0.stopped.store(true, Ordering::SeqCst);
+        for waker in self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            waker.wake();
+        }
+    }
+
+    /// Whether [`stop`](Self::stop) was called.
+    pub fn is_stopped(&self) -> bool {
+        self.0.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Wakes `waker` when stopped, at once if that was before. [`drive`] does so for its transport.
+    pub fn wakes(&self, waker: Arc<dyn Wake>) {
+        let mut wakers = self.0.wakers.lock().unwrap_or_else(PoisonError::into_inner);
+        wakers.push(waker.clone());
+        drop(wakers);
+        if self.0.stopped.load(Ordering::SeqCst) {
+            waker.wake();
+        }
+    }
+}
+
+/// Runs `machine` over `transport` until stopped.
+pub fn drive<M: Machine, T: Transport>(
+    machine: &mut M,
+    transport: &mut T,
+    stop: &Stop,
+    policy: &WaitPolicy,
+    counters: &LoopCounters,
+) {
+    stop.wakes(transport.waker());
+    drive_with(machine, transport, policy, counters, |_, _| match stop.is_stopped() {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    });
+}
+
+/// As [`drive`], until `each` breaks. `each` sees the machine before every turn, at least once after every wake: the
+/// place to take commands from other threads and to answer questions about the machine. Keep it cheap.
+pub fn drive_with<M: Machine, T: Transport>(
+    machine: &mut M,
+    transport: &mut T,
+    policy: &WaitPolicy,
+    counters: &LoopCounters,
+    mut each: impl FnMut(&mut M, Time) -> ControlFlow<()>,
+) {
+    let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
+    let mut last_event = transport.now();
+    loop {
+        let now = transport.now();
+        if each(machine, now).is_break() {
+            return;
+        }
+        transport.receive(&mut inbox);
+        let arrived = !inbox.is_empty();
+        machine.turn(now, &mut inbox, &mut outbox);
+        assert!(inbox.is_empty(), "a machine takes all of its inbox");
+        counters.turns.add(1);
+        if arrived || !outbox.is_empty() {
+            transport.send(&mut outbox);
+            counters.busy_turns.add(1);
+            last_event = now;
+            continue;
+        }
+        let deadline = machine.deadline();
+        if deadline > now && now.since(last_event) >= policy.poll_budget {
+            counters.parks.add(1);
+            // A timer alone is no reason to poll on after its turn.
+            if transport.wait(deadline) != Woken::Deadline {
+                last_event = transport.now();
+            }
+        } else {
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Everything that is not pure: clocks, threads, cores, sockets, io_uring. The only module with `unsafe`.
+//!
+//! Transports ([`sockets`], [`memory`]) carry the datagrams of a [`Machine`], and [`drive()`] is the
+//! loop between the two:
+//! ```
+//! use castra::runtime::{drive, Stop, WaitPolicy, memory};
+//! use castra::transport::{Datagram, Machine, Outgoing};
+//! use castra::types::Time;
+//!
+//! struct Idle;
+//! impl Machine for Idle {
+//!     fn turn(&mut self, _: Time, inbox: &mut Vec<Datagram>, _: &mut Vec<Outgoing>) { inbox.clear() }
+//!     fn deadline(&self) -> Time { Time::NEVER }
+//! }
+//!
+//! let network = memory::Network::new();
+//! let mut transport = network.client();
+//! let stop = Stop::new();
+//! stop.stop(); // from another thread or a signal
+//! drive(&mut Idle, &mut transport, &stop, &WaitPolicy::default(), &Default::default());
+//! ```
+//!
+//! [`Machine`]: crate::transport::Machine
+
+pub mod bind;
+pub mod clock;
+pub mod counters;
+pub mod drive;
+pub mod error;
+pub mod memory;
+pub mod sockets;
+mod sys;
+#[cfg(test)]
+mod tests;
+mod waker;
+
+pub use clock::Clock;
+pub use counters::{Counters, Counts};
+pub use drive::{LoopCounters, LoopCounts, Stop, WaitPolicy, drive, drive_with};
+pub use error::Error;
