@@ -141,4 +141,9 @@ pub trait Machine {
 
     /// When `turn` must run again if nothing arrives before; [`Time::NEVER`] if there is no need.
     fn deadline(&self) -> Time;
+
+    /// Why it can never go on, in a sentence: its driver ends. `None` while all is well.
+    fn stopped(&self) -> Option<String> {
+        None
+    }
 }

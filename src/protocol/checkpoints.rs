@@ -1,0 +1,156 @@
+//! Checkpoints: certificates over state digests, the moving watermarks, and what disagreement means.
+
+use std::collections::BTreeMap;
+
+use super::certificate::Certificate;
+use super::{Action, Agreement, Mode, Notice};
+use crate::types::{Digest, ReplicaId, SeqNum};
+use crate::wire::{Message, SignedCheckpoint};
+
+/// Votes for checkpoints above the low watermark, and proofs of those that are stable.
+#[derive(Debug, Default)]
+pub(super) struct Checkpoints {
+    votes: BTreeMap<SeqNum, Votes>,
+    own: BTreeMap<SeqNum, Digest>,
+    /// Stable ones as far back as the log reaches: a peer that is behind needs the first one that it can check.
+    proofs: BTreeMap<SeqNum, Vec<SignedCheckpoint>>,
+}
+
+#[derive(Debug, Default)]
+struct Votes {
+    roots: Certificate<Digest>,
+    signed: BTreeMap<ReplicaId, SignedCheckpoint>,
+    suspected: bool,
+}
+
+impl Checkpoints {
+    pub(super) fn stable_proof(&self) -> &[SignedCheckpoint] {
+        self.proofs.last_key_value().map_or(&[], |(_, proof)| proof)
+    }
+
+    /// The last checkpoint that this replica signed.
+    pub(super) fn last_own(&self) -> SeqNum {
+        self.own.last_key_value().map_or(SeqNum(0), |(n, _)| *n)
+    }
+}
+
+impl Agreement {
+    /// A signed checkpoint of any replica, our own included (P24, P25).
+    pub(super) fn on_checkpoint(&mut self, checkpoint: SignedCheckpoint) {
+        let (n, from) = (checkpoint.n, checkpoint.replica);
+        let farthest = self.log.high().0 + self.config.log_window;
+        if !self.votes() {
+            return;
+        }
+        if n.0 % self.config.checkpoint_interval != 0 || n <= self.log.low() || n.0 > farthest {
+            self.counters.outside_window += 1;
+            return;
+        }
+        let votes = self.checkpoints.votes.entry(n).or_default();
+        if !votes.roots.add(from, checkpoint.root) {
+            if votes.roots.vote_of(from) != Some(checkpoint.root) {
+                self.counters.contradiction += 1;
+            }
+            return;
+        }
+        votes.signed.insert(from, checkpoint);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.executed = peer.executed.max(n);
+        }
+        if from == self.config.me {
+            self.checkpoints.own.insert(n, checkpoint.root);
+            self.broadcast(Message::Checkpoint(checkpoint));
+        }
+        self.judge_checkpoint(n);
+    }
+
+    /// Compares our root at `n` with what the others say.
+    fn judge_checkpoint(&mut self, n: SeqNum) {
+        let size = self.config.size;
+        let me = self.config.me;
+        let ours = self.checkpoints.own.get(&n).copied();
+        let Some(votes) = self.checkpoints.votes.get_mut(&n) else { return };
+        if votes.roots.is_split(size, size.quorum()) {
+            if self.mode == Mode::Normal {
+                self.mode = Mode::Split;
+                self.notice(Notice::Split(n));
+            }
+            return;
+        }
+        let certified = votes.roots.decided(size.quorum());
+        match (certified, ours) {
+            (Some(certified), Some(ours)) if certified == ours => {
+                let proof: Vec<SignedCheckpoint> =
+                    votes.signed.values().filter(|c| c.root == certified).take(size.quorum()).copied().collect();
+                self.mark_stable(n, proof);
+            }
+            (Some(certified), Some(ours)) => {
+                self.mode = Mode::Diverged;
+                self.notice(Notice::Diverged { n, ours, certified });
+            }
+            // Not executed to n yet: the votes stay, and are judged when our own root is there.
+            (Some(_), None) | (None, None) => {}
+            (None, Some(ours)) => {
+                let against = votes
+                    .roots
+                    .votes()
+                    .filter(|(r, root)| *r != me && *root != ours)
+                    .map(|(_, root)| votes.roots.count(root))
+                    .max();
+                if against.is_some_and(|count| count >= size.weak_quorum()) && !votes.suspected {
+                    votes.suspected = true;
+                    self.notice(Notice::Suspect(n));
+                }
+            }
+        }
+    }
+
+    /// P24: the log up to `n` and older checkpoints can go; h := n.
+    fn mark_stable(&mut self, n: SeqNum, proof: Vec<SignedCheckpoint>) {
+        assert!(n <= self.last_executed, "our own root at {n} is in the proof");
+        let keep_above = self.least_needed();
+        self.log.mark_stable(n, keep_above);
+        self.checkpoints.votes.retain(|at, _| *at > n);
+        self.checkpoints.own.retain(|at, _| *at >= n);
+        self.checkpoints.proofs.insert(n, proof.clone());
+        self.forget_old_proofs();
+        self.progress_at = self.now;
+        self.actions.push_back(Action::Stable { n, proof });
+        self.replay_ahead();
+    }
+
+    /// Drops stable entries that no peer needs any more.
+    pub(super) fn prune_log(&mut self) {
+        let keep_above = self.least_needed();
+        self.log.prune(keep_above);
+        self.forget_old_proofs();
+    }
+
+    fn forget_old_proofs(&mut self) {
+        let (retained, stable) = (self.log.retained(), self.log.low());
+        self.checkpoints.proofs.retain(|at, _| *at > retained || *at == stable);
+    }
+
+    /// The least last-executed of the peers that still count: heard, and not forgetful.
+    fn least_needed(&self) -> SeqNum {
+        let (now, silent_after) = (self.now, self.config.silent_after);
+        let useful = |peer: &&super::Peer| !peer.forgetful && now.since(peer.heard_at) < silent_after;
+        self.peers.values().filter(useful).map(|peer| peer.executed.min(peer.stable)).min().unwrap_or(self.log.low())
+    }
+
+    /// Sends a peer whose last stable checkpoint is `stable` what it needs to move on.
+    pub(super) fn send_checkpoints(&mut self, to: ReplicaId, stable: SeqNum) {
+        let me = self.config.me;
+        let proofs: Vec<Message> =
+            self.checkpoints.proofs.range(stable.next()..).map(|(_, p)| Message::Stable(p.clone())).collect();
+        let own: Vec<Message> = self
+            .checkpoints
+            .votes
+            .range(stable.next()..)
+            .filter_map(|(_, votes)| votes.signed.get(&me).copied().map(Message::Checkpoint))
+            .collect();
+        for message in proofs.into_iter().chain(own) {
+            self.send(to, message);
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! What the agreement core is told at its start.
+
+use std::time::Duration;
+
+use crate::limits;
+use crate::types::{ClusterSize, ReplicaId};
+use crate::wire::Choice;
+
+/// Parameters of one replica's agreement core. All but `me`, `forgetful` and `seed` are the same on all replicas.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// n and f.
+    pub size: ClusterSize,
+    /// This replica.
+    pub me: ReplicaId,
+    /// K: a checkpoint every so many sequence numbers.
+    pub checkpoint_interval: u64,
+    /// L: the log holds sequence numbers in (h, h + L].
+    pub log_window: u64,
+    /// Proposals that may be uncommitted at a time (P10).
+    pub pipeline_max: u64,
+    /// Requests in one batch.
+    pub batch_requests_max: usize,
+    /// Bytes of inline packs in one batch.
+    pub batch_bytes_max: usize,
+    /// A pack above this many bytes is proposed by its digest (P3).
+    pub inline_max: usize,
+    /// How long a COMMIT may wait for a message to ride on (P52).
+    pub commit_delay: Duration,
+    /// While something is missing: how often to say so (P37).
+    pub status_interval: Duration,
+    /// While nothing is missing: how often to say that we are here.
+    pub heartbeat: Duration,
+    /// Nothing is sent again to the same peer within this time (P37).
+    pub resend_min: Duration,
+    /// A peer not heard for this long is silent: nobody waits for it.
+    pub silent_after: Duration,
+    /// Δ: how far a proposed time may be ahead of the local clock before the PREPARE waits (P19).
+    pub clock_skew_max: Duration,
+    /// Bytes of packs that one client may have waiting here (P21).
+    pub client_bytes_max: usize,
+    /// Bytes that one STATUS may pull (P37).
+    pub answer_bytes_max: usize,
+    /// Messages above the high watermark kept for each peer (P20).
+    pub ahead_max: usize,
+    /// Restarted in memory mode: the votes are forgotten, so it only listens (P42).
+    pub forgetful: bool,
+    /// Seeds the proposals' `Choice::seed`.
+    pub seed: u64,
+    /// The service's opinion of a primary's choice, given the last accepted one.
+    pub check: fn(&Choice, &Choice) -> bool,
+}
+
+impl Config {
+    /// The defaults for replica `me` of a cluster of `size`.
+    pub fn new(size: ClusterSize, me: ReplicaId) -> Config {
+        Config {
+            size,
+            me,
+            checkpoint_interval: 128,
+            log_window: 512,
+            pipeline_max: 16,
+            batch_requests_max: 4_096,
+            batch_bytes_max: 256 * 1024,
+            inline_max: 8 * 1024,
+            commit_delay: Duration::from_micros(200),
+            status_interval: Duration::from_millis(20),
+            heartbeat: Duration::from_millis(200),
+            resend_min: Duration::from_millis(5),
+            silent_after: Duration::from_secs(1),
+            clock_skew_max: Duration::from_secs(1),
+            client_bytes_max: 32 << 20,
+            answer_bytes_max: 256 * 1024,
+            ahead_max: 256,
+            forgetful: false,
+            seed: 0,
+            check: |_, _| true,
+        }
+    }
+
+    /// One sentence per bound that is not kept.
+    pub fn validate(&self) -> Result<(), String> {
+        let k = self.checkpoint_interval;
+        let l = self.log_window;
+        let broken = if !self.size.contains(self.me) {
+            format!("{} is not a replica of a cluster of {}", self.me, self.size.n())
+        } else if k == 0 {
+            "checkpoint_interval must be at least 1".into()
+        } else if l < 2 * k || l % k != 0 {
+            format!("log_window ({l}) must be a multiple of checkpoint_interval ({k}) and at least twice it")
+        } else if l > limits::LOG_WINDOW_MAX {
+            format!("log_window ({l}) must be at most {}", limits::LOG_WINDOW_MAX)
+        } else if self.pipeline_max == 0 || self.pipeline_max > l {
+            format!("pipeline_max ({}) must be between 1 and log_window ({l})", self.pipeline_max)
+        } else if self.batch_requests_max < limits::PACK_REQUESTS_MAX {
+            format!("batch_requests_max must be at least {}: one full pack must fit", limits::PACK_REQUESTS_MAX)
+        } else if self.batch_requests_max > limits::BATCH_REQUESTS_MAX {
+            format!("batch_requests_max must be at most {}", limits::BATCH_REQUESTS_MAX)
+        } else if self.inline_max > self.batch_bytes_max || self.batch_bytes_max > limits::MESSAGE_MAX / 2 {
+            format!("inline_max <= batch_bytes_max <= {} must hold", limits::MESSAGE_MAX / 2)
+        } else if self.client_bytes_max < 2 * limits::OPERATION_MAX {
+            format!("client_bytes_max must be at least {}: two of the largest operations", 2 * limits::OPERATION_MAX)
+        } else if self.answer_bytes_max < self.batch_bytes_max {
+            "answer_bytes_max must be at least batch_bytes_max: one batch must fit an answer".into()
+        } else if self.ahead_max == 0 || self.ahead_max > 65_536 {
+            "ahead_max must be between 1 and 65536".into()
+        } else if self.status_interval.is_zero() || self.heartbeat.is_zero() {
+            "status_interval and heartbeat must be above zero".into()
+        } else if self.heartbeat * 2 > self.silent_after {
+            "silent_after must be at least twice heartbeat, or every idle peer is silent".into()
+        } else {
+            return Ok(());
+        };
+        Err(broken)
+    }
+}

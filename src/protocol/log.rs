@@ -1,0 +1,170 @@
+//! The log: what is known of each sequence number between the watermarks, and a tail of stable entries for peers that
+//! are behind.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::certificate::Certificate;
+use crate::types::{Digest, SeqNum, Time, View};
+use crate::wire::{Batch, PrePrepare};
+
+/// What is known of one sequence number.
+#[derive(Debug, Default)]
+pub struct Slot {
+    /// A pre-prepare that cannot be accepted yet: a pack is missing or not authentic for us, or its time has not come.
+    pub candidate: Option<Candidate>,
+    /// The accepted pre-prepare: its view and digest. `batch` holds its body.
+    pub pre_prepare: Option<(View, Digest)>,
+    /// The body of what is accepted or committed here.
+    pub batch: Option<Arc<Batch>>,
+    /// PREPAREs of backups, our own included.
+    pub prepares: Certificate<(View, Digest)>,
+    /// COMMITs, our own included.
+    pub commits: Certificate<(View, Digest)>,
+    /// COMMITTEDs of other replicas (P51).
+    pub vouched: Certificate<Digest>,
+    /// Our own PREPARE (or, as primary, PRE-PREPARE) is durable and sent.
+    pub voted: bool,
+    /// Prepared here, and where.
+    pub prepared: Option<(View, Digest)>,
+    /// Our own COMMIT is durable and sent, or held for a ride.
+    pub commit_sent: bool,
+    /// Committed-local, or accepted by P51.
+    pub committed: Option<Digest>,
+    /// When something of it was last sent.
+    pub sent_at: Time,
+    /// When its body was last asked for.
+    pub asked_at: Time,
+}
+
+/// A pre-prepare on its way to be accepted.
+#[derive(Debug)]
+pub struct Candidate {
+    /// As received.
+    pub pre_prepare: PrePrepare,
+    /// Its digest d.
+    pub digest: Digest,
+    /// Per pack: its own proof is good for us.
+    pub authentic: Vec<bool>,
+}
+
+/// The slots. `retained < n <= stable` are kept for peers; `stable < n <= stable + window` are the log proper.
+#[derive(Debug)]
+pub struct Log {
+    retained: SeqNum,
+    stable: SeqNum,
+    window: u64,
+    slots: VecDeque<Slot>,
+}
+
+impl Log {
+    /// An empty log above the initial state.
+    pub fn new(window: u64) -> Log {
+        Log { retained: SeqNum(0), stable: SeqNum(0), window, slots: VecDeque::new() }
+    }
+
+    /// h, the low watermark: the last stable checkpoint.
+    pub fn low(&self) -> SeqNum {
+        self.stable
+    }
+
+    /// H, the high watermark.
+    pub fn high(&self) -> SeqNum {
+        SeqNum(self.stable.0 + self.window)
+    }
+
+    /// h < n <= H.
+    pub fn in_window(&self, n: SeqNum) -> bool {
+        self.low() < n && n <= self.high()
+    }
+
+    /// The largest n of which anything is known.
+    pub fn last(&self) -> SeqNum {
+        SeqNum(self.retained.0 + self.slots.len() as u64)
+    }
+
+    /// The slot of `n`, if anything is known of it.
+    pub fn get(&self, n: SeqNum) -> Option<&Slot> {
+        let index = n.0.checked_sub(self.retained.0 + 1)?;
+        self.slots.get(usize::try_from(index).ok()?)
+    }
+
+    /// The slot of `n` if it exists.
+    pub fn get_mut(&mut self, n: SeqNum) -> Option<&mut Slot> {
+        let index = n.0.checked_sub(self.retained.0 + 1)?;
+        self.slots.get_mut(usize::try_from(index).ok()?)
+    }
+
+    /// The slot of `n`, made if need be. `n` must lie between the watermarks: the caller has checked.
+    pub fn slot(&mut self, n: SeqNum) -> &mut Slot {
+        assert!(self.in_window(n), "{n} is outside ({}, {}]", self.low(), self.high());
+        let index = (n.0 - self.retained.0 - 1) as usize;
+        while self.slots.len() <= index {
+            self.slots.push_back(Slot::default());
+        }
+        &mut self.slots[index]
+    }
+
+    /// All slots in order.
+    pub fn iter(&self) -> impl Iterator<Item = (SeqNum, &Slot)> {
+        self.slots.iter().enumerate().map(|(i, slot)| (SeqNum(self.retained.0 + 1 + i as u64), slot))
+    }
+
+    /// Moves the low watermark to `n` (P24) and drops entries up to `keep_above`, but never more than a window of
+    /// stable entries stays.
+    pub fn mark_stable(&mut self, n: SeqNum, keep_above: SeqNum) {
+        assert!(n >= self.stable, "watermarks never go back");
+        self.stable = n;
+        self.prune(keep_above);
+    }
+
+    /// Drops stable entries up to `keep_above` (P24).
+    pub fn prune(&mut self, keep_above: SeqNum) {
+        let least = SeqNum(self.stable.0.saturating_sub(self.window));
+        let target = keep_above.min(self.stable).max(least);
+        while self.retained < target {
+            self.slots.pop_front();
+            self.retained = self.retained.next();
+        }
+    }
+
+    /// The largest n whose entry is dropped.
+    pub fn retained(&self) -> SeqNum {
+        self.retained
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p24_the_window_moves_with_the_stable_checkpoint() {
+        let mut log = Log::new(8);
+        assert!(!log.in_window(SeqNum(0)) && log.in_window(SeqNum(1)) && log.in_window(SeqNum(8)));
+        assert!(!log.in_window(SeqNum(9)));
+        log.slot(SeqNum(8)).voted = true;
+        log.mark_stable(SeqNum(4), SeqNum(4));
+        assert_eq!((log.low(), log.high(), log.retained()), (SeqNum(4), SeqNum(12), SeqNum(4)));
+        assert!(log.get(SeqNum(4)).is_none());
+        assert!(log.get(SeqNum(8)).is_some_and(|s| s.voted));
+    }
+
+    #[test]
+    fn p24_stable_entries_stay_for_peers_within_a_window() {
+        let mut log = Log::new(8);
+        log.slot(SeqNum(8)).voted = true;
+        log.mark_stable(SeqNum(8), SeqNum(2));
+        assert_eq!(log.retained(), SeqNum(2));
+        assert!(log.get(SeqNum(3)).is_some());
+        log.slot(SeqNum(16)).voted = true;
+        log.mark_stable(SeqNum(16), SeqNum(0));
+        assert_eq!(log.retained(), SeqNum(8), "at most a window of stable entries is kept");
+    }
+
+    #[test]
+    #[should_panic(expected = "outside")]
+    fn slots_exist_only_between_the_watermarks() {
+        Log::new(8).slot(SeqNum(9));
+    }
+}

@@ -1,0 +1,437 @@
+#![doc = include_str!("rules.md")]
+#![forbid(unsafe_code)]
+
+mod certificate;
+mod checkpoints;
+mod config;
+mod interface;
+mod log;
+mod normal_case;
+mod queue;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
+use crate::wire::{Choice, Message, PrePrepare, SignedCheckpoint, Vote};
+use checkpoints::Checkpoints;
+pub use certificate::Certificate;
+pub use config::Config;
+pub use interface::{Action, Event, Notice, PersistToken, Record};
+use log::Log;
+use queue::{Bodies, Queue};
+
+/// The agreement core of one replica: the log, its certificates and watermarks, and the rules that move them.
+///
+/// The whole driving loop:
+/// ```text
+/// agreement.handle(now, event);             // or handle_timeout(now) when poll_timeout() has passed
+/// while let Some(action) = agreement.poll_action() { … }
+/// ```
+/// Mutate, drain, mutate, drain: actions are in order, and everything that one event causes is there after it.
+/// No clock, socket, thread, file or randomness is in here; `now` is an argument and never goes back.
+#[derive(Debug)]
+pub struct Agreement {
+    config: Config,
+    now: Time,
+    view: View,
+    log: Log,
+    checkpoints: Checkpoints,
+    mode: Mode,
+
+    /// As primary: what waits for a proposal.
+    queue: Queue,
+    /// Packs that proposals name by digest.
+    bodies: Bodies,
+    /// As primary: the last sequence number proposed.
+    last_proposed: SeqNum,
+    /// The choice of the last accepted pre-prepare.
+    last_choice: Choice,
+    /// The largest sequence number ever prepared here, in any view, rolled back or not (P18).
+    last_prepared: SeqNum,
+    /// The last batch handed to execution that is committed; everything below it is too.
+    last_executed: SeqNum,
+    /// The batch handed to execution that is only prepared: `last_executed + 1`, or none (P16).
+    tentative: Option<Digest>,
+    /// The last batch of which the execution role said that it is executed.
+    execution_done: SeqNum,
+
+    /// COMMITs that wait for a ride (P52), and until when.
+    held_commits: Vec<Vote>,
+    held_until: Time,
+    /// What waits for durability (P41).
+    unpersisted: BTreeMap<PersistToken, Held>,
+    next_token: PersistToken,
+
+    peers: BTreeMap<ReplicaId, Peer>,
+    /// When execution or the low watermark last moved, or something began to be missing.
+    progress_at: Time,
+    status_at: Time,
+    heartbeat_at: Time,
+    /// When the earliest candidate that waits for its time may be looked at again (P19).
+    candidate_at: Time,
+    /// Of the last STATUS sent; answers echo it.
+    nonce: u64,
+    waiting_for: ReplicaSet,
+    counters: Counters,
+    actions: VecDeque<Action>,
+}
+
+/// Whether this replica takes part.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mode {
+    /// It does.
+    Normal,
+    /// Its votes are forgotten: it only says that it is there (P42).
+    Forgetful,
+    /// A quorum certified another state: it votes and answers no more (P25).
+    Diverged,
+    /// No state can be certified any more: nothing is proposed (P25).
+    Split,
+}
+
+/// What is known of another replica.
+#[derive(Clone, Debug, Default)]
+pub struct Peer {
+    /// When an authentic message of it last came; `Time(0)` if never.
+    pub heard_at: Time,
+    /// Its last executed batch, as it says.
+    pub executed: SeqNum,
+    /// Its last stable checkpoint, as it says.
+    pub stable: SeqNum,
+    /// It restarted and forgot its votes, as it says.
+    pub forgetful: bool,
+    /// When we last answered its STATUS.
+    answered_at: Time,
+    /// Messages above our high watermark (P20).
+    ahead: VecDeque<Ordering>,
+    /// Bodies sent to it lately.
+    bodies_sent: BTreeMap<SeqNum, Time>,
+}
+
+/// A message that orders, and has a place in the log.
+#[derive(Clone, Debug)]
+enum Ordering {
+    PrePrepare(PrePrepare, Vec<bool>),
+    Prepare(Vote),
+    Commit(Vote),
+}
+
+impl Ordering {
+    fn place(&self) -> (View, SeqNum) {
+        match self {
+            Ordering::PrePrepare(pre_prepare, _) => (pre_prepare.view, pre_prepare.n),
+            Ordering::Prepare(vote) | Ordering::Commit(vote) => (vote.view, vote.n),
+        }
+    }
+}
+
+/// Messages dropped by the core, by reason, and work done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counters {
+    /// Batches proposed.
+    pub proposed: u64,
+    /// Batches committed.
+    pub committed: u64,
+    /// Of another view.
+    pub other_view: u64,
+    /// Outside the watermarks and the buffer beyond them.
+    pub outside_window: u64,
+    /// A pre-prepare or vote that its sender may not send.
+    pub not_entitled: u64,
+    /// A second, different vote or proposal under one heading.
+    pub contradiction: u64,
+    /// A choice that the service refuses.
+    pub bad_choice: u64,
+    /// Packs of a client beyond its quota (P21).
+    pub over_quota: u64,
+    /// Packs already waiting or proposed.
+    pub duplicate: u64,
+    /// Bodies that nobody asked for.
+    pub unasked: u64,
+    /// STATUS messages answered.
+    pub answered: u64,
+    /// STATUS messages sent because something was missing.
+    pub asked: u64,
+}
+
+/// A message that waits for durability.
+#[derive(Clone, Copy, Debug)]
+enum Held {
+    /// Our PRE-PREPARE (as primary) or PREPARE for (view, n).
+    Vote(View, SeqNum),
+    /// Our COMMIT for (view, n).
+    Commit(View, SeqNum),
+}
+
+impl Agreement {
+    /// The core of a replica that starts with the initial state. Fails with one sentence if the configuration is
+    /// inconsistent.
+    pub fn new(config: Config, now: Time) -> Result<Agreement, String> {
+        config.validate()?;
+        let peers = config.size.others(config.me).map(|r| (r, Peer::default())).collect();
+        Ok(Agreement {
+            now,
+            view: View(0),
+            log: Log::new(config.log_window),
+            checkpoints: Checkpoints::default(),
+            mode: if config.forgetful { Mode::Forgetful } else { Mode::Normal },
+            queue: Queue::default(),
+            bodies: Bodies::default(),
+            last_proposed: SeqNum(0),
+            last_choice: Choice::default(),
+            last_prepared: SeqNum(0),
+            last_executed: SeqNum(0),
+            tentative: None,
+            execution_done: SeqNum(0),
+            held_commits: Vec::new(),
+            held_until: Time::NEVER,
+            unpersisted: BTreeMap::new(),
+            next_token: PersistToken::default(),
+            peers,
+            progress_at: now,
+            status_at: Time::NEVER,
+            heartbeat_at: now,
+            candidate_at: Time::NEVER,
+            nonce: 0,
+            waiting_for: ReplicaSet::EMPTY,
+            counters: Counters::default(),
+            actions: VecDeque::new(),
+            config,
+        })
+    }
+
+    /// The current view.
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// Whether this replica takes part.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+
+    /// h, the last stable checkpoint.
+    pub fn last_stable(&self) -> SeqNum {
+        self.log.low()
+    }
+
+    /// The last batch that is committed and handed to execution.
+    pub fn last_executed(&self) -> SeqNum {
+        self.last_executed
+    }
+
+    /// The largest sequence number ever prepared here (P18).
+    pub fn last_prepared(&self) -> SeqNum {
+        self.last_prepared
+    }
+
+    /// Requests that wait for a proposal.
+    pub fn waiting(&self) -> usize {
+        self.queue.requests()
+    }
+
+    /// What is known of the others.
+    pub fn peers(&self) -> impl Iterator<Item = (ReplicaId, &Peer)> {
+        self.peers.iter().map(|(r, p)| (*r, p))
+    }
+
+    /// Dropped messages and work done.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// q signed checkpoints of the last stable one; empty at the initial state.
+    pub fn stable_proof(&self) -> &[SignedCheckpoint] {
+        self.checkpoints.stable_proof()
+    }
+
+    /// Handles one event at `now`.
+    pub fn handle(&mut self, now: Time, event: Event) {
+        self.advance(now);
+        match event {
+            Event::Persisted(token) => self.on_persisted(token),
+            Event::Executed(n) => self.on_executed(n),
+            Event::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint.into_inner()),
+            Event::Request { pack, signed } => self.on_request(pack.into_inner(), signed),
+            Event::Body(pack) => self.on_body(pack),
+            Event::Query(pack) => self.on_query(pack.into_inner()),
+            Event::PrePrepare(message, authentic) => {
+                let Some(from) = self.hear(&message) else { return };
+                match message.into_inner() {
+                    Message::PrePrepare(pre_prepare) => self.receive(from, Ordering::PrePrepare(pre_prepare, authentic)),
+                    other => unreachable!("the network role sends only pre-prepares this way, not {other:?}"),
+                }
+            }
+            Event::Message(message) => {
+                let Some(from) = self.hear(&message) else { return };
+                self.on_message(from, message.into_inner());
+            }
+        }
+        self.settle();
+    }
+
+    /// Does what is due at `now`; see [`Agreement::poll_timeout`].
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.advance(now);
+        if self.held_until <= now {
+            self.flush_commits();
+        }
+        if self.candidate_at <= now {
+            self.retry_candidates();
+        }
+        self.status_timers();
+        self.settle();
+    }
+
+    /// When [`Agreement::handle_timeout`] is due.
+    pub fn poll_timeout(&self) -> Time {
+        self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at)
+    }
+
+    /// The next thing to be done, in order.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    fn advance(&mut self, now: Time) {
+        self.now = self.now.max(now);
+    }
+
+    /// Notes that a replica is alive. None if the message is not from another replica or we do not take part.
+    fn hear(&mut self, message: &crate::auth::Verified<Message>) -> Option<ReplicaId> {
+        let from = message.replica()?;
+        let now = self.now;
+        self.peers.get_mut(&from)?.heard_at = now;
+        Some(from)
+    }
+
+    fn on_message(&mut self, from: ReplicaId, message: Message) {
+        match message {
+            Message::Prepare(vote) => self.receive(from, Ordering::Prepare(vote)),
+            Message::Commit(vote) => self.receive(from, Ordering::Commit(vote)),
+            Message::Committed(committed) => self.on_committed(from, committed),
+            Message::Status(status) => self.on_status(from, status),
+            Message::Answered(nonce) => self.on_answered(nonce),
+            Message::FetchBatch(wanted) => self.on_fetch_batch(from, wanted),
+            Message::Batch(n, batch) => self.on_batch(n, batch),
+            Message::FetchPack(digest) => self.on_fetch_pack(from, digest),
+            Message::PrePrepare(_) => unreachable!("comes as Event::PrePrepare"),
+            Message::Checkpoint(_) | Message::Stable(_) => unreachable!("comes as Event::Checkpoint"),
+            Message::Relay(_) => unreachable!("comes as Event::Request or Event::Body"),
+        }
+    }
+
+    /// Sorts an ordering message by its place: handled now, kept for later within bounds (P20), or dropped.
+    fn receive(&mut self, from: ReplicaId, message: Ordering) {
+        let (view, n) = message.place();
+        if view != self.view {
+            self.counters.other_view += 1;
+        } else if self.log.in_window(n) {
+            match message {
+                Ordering::PrePrepare(pre_prepare, authentic) => self.on_pre_prepare(from, pre_prepare, authentic),
+                Ordering::Prepare(vote) => self.on_prepare(from, vote),
+                Ordering::Commit(vote) => self.on_commit(from, vote),
+            }
+        } else {
+            let high = self.log.high();
+            let peer = self.peers.get_mut(&from).expect("heard");
+            if n > high && n.0 <= high.0 + self.config.log_window && peer.ahead.len() < self.config.ahead_max {
+                peer.ahead.push_back(message);
+            } else {
+                self.counters.outside_window += 1;
+            }
+        }
+    }
+
+    /// After the watermarks moved: what was ahead may now be inside.
+    fn replay_ahead(&mut self) {
+        let ahead: Vec<(ReplicaId, VecDeque<Ordering>)> =
+            self.peers.iter_mut().map(|(r, peer)| (*r, std::mem::take(&mut peer.ahead))).collect();
+        for (from, messages) in ahead {
+            for message in messages {
+                self.receive(from, message);
+            }
+        }
+    }
+
+    /// What follows from any change: execution, proposals, timers.
+    fn settle(&mut self) {
+        self.try_execute();
+        self.try_propose();
+        self.arm_status();
+        #[cfg(debug_assertions)]
+        self.invariants();
+    }
+
+    /// What must hold after every event.
+    pub fn invariants(&self) {
+        assert!(self.log.retained() <= self.log.low());
+        assert!(self.log.low() <= self.last_executed, "a checkpoint is stable only once executed here");
+        assert!(self.last_executed <= self.log.high());
+        assert!(self.execution_done.0 <= self.last_executed.0 + 1, "execution does only what was asked");
+        assert!(self.held_commits.is_empty() == (self.held_until == Time::NEVER));
+        for (n, slot) in self.log.iter() {
+            if let Some((view, digest)) = slot.prepared {
+                assert!(n <= self.last_prepared);
+                assert_eq!(slot.pre_prepare, Some((view, digest)), "{n}: prepared what was pre-prepared");
+            }
+            if let Some(batch) = &slot.batch {
+                let accepted = slot.pre_prepare.map(|(_, d)| d);
+                assert!(slot.committed == Some(batch.digest()) || accepted == Some(batch.digest()), "{n}");
+            }
+            if n <= self.last_executed && n > self.log.retained() {
+                assert!(slot.committed.is_some(), "{n}: executed, so committed");
+            }
+        }
+    }
+
+    fn primary(&self) -> ReplicaId {
+        self.config.size.primary(self.view)
+    }
+
+    fn is_primary(&self) -> bool {
+        self.primary() == self.config.me
+    }
+
+    /// Takes part in ordering.
+    fn votes(&self) -> bool {
+        match self.mode {
+            Mode::Normal | Mode::Split => true,
+            Mode::Forgetful | Mode::Diverged => false,
+        }
+    }
+
+    fn send(&mut self, to: ReplicaId, message: Message) {
+        self.actions.push_back(Action::Send(to, message));
+    }
+
+    fn broadcast(&mut self, message: Message) {
+        self.actions.push_back(Action::Broadcast(message));
+    }
+
+    fn notice(&mut self, notice: Notice) {
+        self.actions.push_back(Action::Notice(notice));
+    }
+
+    fn persist(&mut self, record: Record, held: Held) {
+        let token = self.next_token;
+        self.next_token.0 += 1;
+        self.unpersisted.insert(token, held);
+        self.actions.push_back(Action::Persist(token, record));
+    }
+
+    fn on_persisted(&mut self, token: PersistToken) {
+        match self.unpersisted.remove(&token) {
+            Some(Held::Vote(view, n)) => self.send_vote(view, n),
+            Some(Held::Commit(view, n)) => self.send_commit(view, n),
+            None => panic!("{token:?} was never asked for, or answered twice"),
+        }
+    }
+
+    fn on_executed(&mut self, n: SeqNum) {
+        self.execution_done = self.execution_done.max(n);
+    }
+}

@@ -1,0 +1,532 @@
+//! Three phases in one view: propose, prepare, commit; and what may be executed when.
+
+use std::sync::Arc;
+
+use super::log::Candidate;
+use super::queue::Refused;
+use super::{Action, Agreement, Held, Mode, Notice, Record};
+use crate::limits;
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
+use crate::wire::{Batch, Choice, Committed, Message, Pack, PrePrepare, Proposed, Vote};
+
+impl Agreement {
+    // ---- requests -------------------------------------------------------------------------------------------------
+
+    /// A client's ordered pack (P2, P3): the primary lets it wait for a proposal; a backup keeps the body of a large
+    /// one, and relays a signed one.
+    pub(super) fn on_request(&mut self, pack: Pack, signed: bool) {
+        if !self.votes() {
+            return;
+        }
+        let large = pack.encoded().len() > self.config.inline_max;
+        if large {
+            self.bodies.insert(pack.clone(), true, self.config.client_bytes_max);
+        }
+        if self.is_primary() {
+            match self.queue.push(pack, self.config.client_bytes_max) {
+                Ok(()) => {}
+                Err(Refused::Duplicate) => self.counters.duplicate += 1,
+                Err(Refused::Quota) => self.counters.over_quota += 1,
+            }
+        } else if signed {
+            let primary = self.primary();
+            self.send(primary, Message::Relay(pack));
+        }
+        if large {
+            self.retry_candidates();
+        }
+    }
+
+    /// A body that we or nobody asked for, without a proof that is good for us.
+    pub(super) fn on_body(&mut self, pack: Pack) {
+        if self.lacks_body(&pack.digest()) {
+            self.bodies.insert(pack, false, self.config.client_bytes_max);
+            self.retry_candidates();
+        } else {
+            self.counters.unasked += 1;
+        }
+    }
+
+    fn lacks_body(&self, digest: &Digest) -> bool {
+        self.bodies.get(digest).is_none()
+            && self.log.iter().filter_map(|(_, slot)| slot.candidate.as_ref()).any(|candidate| {
+                candidate.pre_prepare.packs.iter().any(|p| matches!(p, Proposed::ByDigest(d) if d == digest))
+            })
+    }
+
+    /// Read-only requests are executed on the first committed state that includes everything prepared here (P18).
+    pub(super) fn on_query(&mut self, pack: Pack) {
+        if self.mode != Mode::Normal {
+            return;
+        }
+        let after = self.last_prepared;
+        if after > self.last_executed {
+            self.flush_commits();
+        }
+        self.actions.push_back(Action::Query { pack, after });
+    }
+
+    // ---- propose --------------------------------------------------------------------------------------------------
+
+    /// P10: within the watermarks, at most `pipeline_max` uncommitted proposals; a batch leaves when it is full or
+    /// when the pipeline is idle, that is when every proposal is prepared.
+    pub(super) fn try_propose(&mut self) {
+        if !self.is_primary() || self.mode != Mode::Normal {
+            return;
+        }
+        while !self.queue.is_empty() && self.may_propose() {
+            let packs = self.queue.take(
+                limits::BATCH_PACKS_MAX,
+                self.config.batch_requests_max,
+                self.config.batch_bytes_max,
+                self.config.inline_max,
+            );
+            self.propose(packs);
+        }
+    }
+
+    fn may_propose(&mut self) -> bool {
+        let next = self.last_proposed.next();
+        let in_flight = self.last_proposed.0 - self.last_executed.0;
+        let idle = self.last_prepared >= self.last_proposed;
+        let full = self.queue.requests() >= self.config.batch_requests_max
+            || self.queue.bytes() >= self.config.batch_bytes_max;
+        self.log.in_window(next)
+            && in_flight < self.config.pipeline_max
+            && next.0 <= self.execution_done.0 + self.config.pipeline_max
+            && (idle || full)
+            && !self.waits_for_laggards(next)
+    }
+
+    /// A replica that is heard but more than L - K behind would fall out of every log: let it catch up first.
+    fn waits_for_laggards(&mut self, next: SeqNum) -> bool {
+        let slack = self.config.log_window - self.config.checkpoint_interval;
+        let laggards: ReplicaSet = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| {
+                peer.heard_at > Time(0)
+                    && self.now.since(peer.heard_at) < self.config.silent_after
+                    && !peer.forgetful
+                    && peer.executed.0 + slack < next.0
+            })
+            .map(|(r, _)| *r)
+            .collect();
+        self.set_waiting_for(laggards);
+        !laggards.is_empty()
+    }
+
+    fn propose(&mut self, packs: Vec<Pack>) {
+        let n = self.last_proposed.next();
+        let choice = Choice {
+            time: self.now.0.max(self.last_choice.time + 1),
+            seed: mix(self.config.seed ^ mix(n.0)),
+        };
+        let batch = Arc::new(Batch::new(choice, packs));
+        self.last_proposed = n;
+        self.counters.proposed += 1;
+        self.accept(n, batch);
+    }
+
+    // ---- pre-prepare ----------------------------------------------------------------------------------------------
+
+    /// P12, P35. `authentic[i]`: the proof of inline pack i is good for us.
+    pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, pre_prepare: PrePrepare, authentic: Vec<bool>) {
+        let n = pre_prepare.n;
+        if from != self.primary() {
+            self.counters.not_entitled += 1;
+            return;
+        }
+        if !self.votes() {
+            return;
+        }
+        let digest = pre_prepare.digest();
+        let view = self.view;
+        let slot = self.log.slot(n);
+        let known = slot.pre_prepare.filter(|(v, _)| *v == view).map(|(_, d)| d);
+        match known.or(slot.candidate.as_ref().map(|c| c.digest)) {
+            Some(first) if first != digest => {
+                self.counters.contradiction += 1;
+                self.notice(Notice::Equivocation { n });
+            }
+            Some(_) if known.is_some() => {}
+            Some(_) | None => {
+                // A copy that came again may carry a proof that the first one lacked.
+                let authentic = match &slot.candidate {
+                    Some(first) => first.authentic.iter().zip(&authentic).map(|(a, b)| *a || *b).collect(),
+                    None => authentic,
+                };
+                slot.candidate = Some(Candidate { pre_prepare, digest, authentic });
+                self.try_accept(n);
+            }
+        }
+    }
+
+    /// Accepts the candidate at `n` if everything that P12 asks for is there; asks for bodies that are missing.
+    fn try_accept(&mut self, n: SeqNum) {
+        let Some(slot) = self.log.get(n) else { return };
+        let Some(candidate) = &slot.candidate else { return };
+        let choice = candidate.pre_prepare.choice;
+        if !(self.config.check)(&choice, &self.last_choice) {
+            self.counters.bad_choice += 1;
+            self.log.slot(n).candidate = None;
+            return;
+        }
+        let latest = self.now + self.config.clock_skew_max;
+        if choice.time > latest.0 {
+            let due = Time(choice.time - (latest.0 - self.now.0));
+            self.candidate_at = self.candidate_at.min(due);
+            return;
+        }
+        let mut packs = Vec::with_capacity(candidate.pre_prepare.packs.len());
+        let mut missing = Vec::new();
+        let mut all_authentic = true;
+        for (proposed, authentic) in candidate.pre_prepare.packs.iter().zip(&candidate.authentic) {
+            match proposed {
+                Proposed::Inline(pack) => {
+                    all_authentic &= authentic;
+                    packs.push(pack.clone());
+                }
+                Proposed::ByDigest(digest) => match self.bodies.get(digest) {
+                    Some((pack, authentic)) => {
+                        all_authentic &= authentic;
+                        packs.push(pack.clone());
+                    }
+                    None => missing.push(*digest),
+                },
+            }
+        }
+        if !missing.is_empty() {
+            return self.ask_for_bodies(n, &missing);
+        }
+        // With the primary they are w: one correct replica checked every proof.
+        let (f, me, view, digest) = (self.config.size.f(), self.config.me, self.view, candidate.digest);
+        let mut vouching = slot.prepares.voters((view, digest));
+        vouching.remove(me);
+        if all_authentic || vouching.len() >= f {
+            let batch = Batch::new(choice, packs);
+            assert_eq!(batch.digest(), digest, "{n}: the bodies are those that the digest covers");
+            self.accept(n, Arc::new(batch));
+        }
+    }
+
+    /// Asks the primary for bodies that a pre-prepare names; a large pack comes from its client too, so the first
+    /// question waits a little.
+    fn ask_for_bodies(&mut self, n: SeqNum, missing: &[Digest]) {
+        let now = self.now;
+        let (resend, status) = (self.config.resend_min, self.config.status_interval);
+        let slot = self.log.slot(n);
+        if slot.asked_at == Time(0) {
+            slot.asked_at = now;
+        }
+        if now.since(slot.asked_at) < resend {
+            self.candidate_at = self.candidate_at.min(slot.asked_at + resend);
+            return;
+        }
+        slot.asked_at = now;
+        self.candidate_at = self.candidate_at.min(now + status);
+        let primary = self.primary();
+        for digest in missing {
+            self.send(primary, Message::FetchPack(*digest));
+        }
+    }
+
+    /// Looks again at every candidate: a body came, a vote came, or time passed.
+    pub(super) fn retry_candidates(&mut self) {
+        self.candidate_at = Time::NEVER;
+        let waiting: Vec<SeqNum> =
+            self.log.iter().filter(|(_, slot)| slot.candidate.is_some()).map(|(n, _)| n).collect();
+        for n in waiting {
+            if self.log.in_window(n) {
+                self.try_accept(n);
+            }
+        }
+    }
+
+    /// The pre-prepare for `n` is accepted; as primary, it is ours (P14). The vote leaves once it is durable (P41).
+    fn accept(&mut self, n: SeqNum, batch: Arc<Batch>) {
+        let (view, digest) = (self.view, batch.digest());
+        if !batch.is_null() {
+            self.last_choice = batch.choice();
+        }
+        for pack in batch.packs() {
+            self.bodies.remove(&pack.digest());
+        }
+        let slot = self.log.slot(n);
+        assert!(slot.pre_prepare.is_none_or(|(v, _)| v < view), "{n}: one pre-prepare in a view");
+        slot.candidate = None;
+        slot.pre_prepare = Some((view, digest));
+        if slot.committed.is_none_or(|d| d == digest) {
+            slot.batch = Some(batch.clone());
+        }
+        self.persist(Record::PrePrepared { view, n, batch }, Held::Vote(view, n));
+    }
+
+    /// Our pre-prepare or prepare is durable.
+    pub(super) fn send_vote(&mut self, view: View, n: SeqNum) {
+        if view != self.view || !self.log.in_window(n) {
+            return;
+        }
+        let (now, me) = (self.now, self.config.me);
+        let slot = self.log.slot(n);
+        let (_, digest) = slot.pre_prepare.expect("persisted, so accepted");
+        slot.voted = true;
+        slot.sent_at = now;
+        if self.is_primary() {
+            let pre_prepare = self.pre_prepare_at(n).expect("accepted, so its body is held");
+            self.broadcast(Message::PrePrepare(pre_prepare));
+        } else {
+            self.log.slot(n).prepares.add(me, (view, digest));
+            self.broadcast(Message::Prepare(Vote { view, n, digest }));
+        }
+        self.flush_commits();
+        self.try_prepare(n);
+    }
+
+    /// The accepted pre-prepare at `n`, as it is sent: large packs by digest (P3).
+    pub(super) fn pre_prepare_at(&self, n: SeqNum) -> Option<PrePrepare> {
+        let slot = self.log.get(n)?;
+        let (view, digest) = slot.pre_prepare?;
+        let batch = slot.batch.as_ref().filter(|batch| batch.digest() == digest)?;
+        let inline_max = self.config.inline_max;
+        let proposed = |pack: &Pack| match pack.encoded().len() <= inline_max {
+            true => Proposed::Inline(pack.clone()),
+            false => Proposed::ByDigest(pack.digest()),
+        };
+        Some(PrePrepare { view, n, choice: batch.choice(), packs: batch.packs().iter().map(proposed).collect() })
+    }
+
+    // ---- prepare and commit ---------------------------------------------------------------------------------------
+
+    /// P15: the primary sends none.
+    pub(super) fn on_prepare(&mut self, from: ReplicaId, vote: Vote) {
+        if from == self.primary() {
+            self.counters.not_entitled += 1;
+            return;
+        }
+        let slot = self.log.slot(vote.n);
+        if !slot.prepares.add(from, (vote.view, vote.digest)) {
+            if slot.prepares.vote_of(from) != Some((vote.view, vote.digest)) {
+                self.counters.contradiction += 1;
+            }
+            return;
+        }
+        if slot.candidate.is_some() {
+            self.try_accept(vote.n);
+        }
+        self.try_prepare(vote.n);
+    }
+
+    /// prepared = pre-prepare + PREPAREs of 2f distinct backups, our own included (P15).
+    fn try_prepare(&mut self, n: SeqNum) {
+        if !self.votes() {
+            return;
+        }
+        let (view, needed) = (self.view, 2 * self.config.size.f());
+        let Some(slot) = self.log.get_mut(n) else { return };
+        let Some((v, digest)) = slot.pre_prepare else { return };
+        if v != view || !slot.voted || slot.prepared.is_some() || slot.prepares.count((view, digest)) < needed {
+            return;
+        }
+        slot.prepared = Some((view, digest));
+        self.last_prepared = self.last_prepared.max(n);
+        self.persist(Record::Prepared { view, n, digest }, Held::Commit(view, n));
+    }
+
+    /// Our P entry is durable: the COMMIT may leave, alone or on another message (P52).
+    pub(super) fn send_commit(&mut self, view: View, n: SeqNum) {
+        if view != self.view || !self.log.in_window(n) {
+            return;
+        }
+        let (now, me) = (self.now, self.config.me);
+        let waited_for = self.last_proposed > n || self.log.last() > n;
+        let slot = self.log.slot(n);
+        let (_, digest) = slot.prepared.expect("persisted, so prepared");
+        slot.commit_sent = true;
+        slot.commits.add(me, (view, digest));
+        if self.held_commits.is_empty() {
+            self.held_until = now + self.config.commit_delay;
+        }
+        self.held_commits.push(Vote { view, n, digest });
+        if waited_for || n.0 % self.config.checkpoint_interval == 0 {
+            self.flush_commits();
+        }
+        self.try_commit(n);
+    }
+
+    /// Sends the COMMITs that wait for a ride (P52).
+    pub(super) fn flush_commits(&mut self) {
+        self.held_until = Time::NEVER;
+        for vote in std::mem::take(&mut self.held_commits) {
+            if let Some(slot) = self.log.get_mut(vote.n) {
+                slot.sent_at = self.now;
+            }
+            self.broadcast(Message::Commit(vote));
+        }
+    }
+
+    /// P15.
+    pub(super) fn on_commit(&mut self, from: ReplicaId, vote: Vote) {
+        let slot = self.log.slot(vote.n);
+        if !slot.commits.add(from, (vote.view, vote.digest)) {
+            if slot.commits.vote_of(from) != Some((vote.view, vote.digest)) {
+                self.counters.contradiction += 1;
+            }
+            return;
+        }
+        self.try_commit(vote.n);
+    }
+
+    /// committed-local = prepared + q matching commits, our own included (P15).
+    fn try_commit(&mut self, n: SeqNum) {
+        let quorum = self.config.size.quorum();
+        let Some(slot) = self.log.get_mut(n) else { return };
+        let Some((view, digest)) = slot.prepared else { return };
+        if slot.committed.is_none() && slot.commit_sent && slot.commits.count((view, digest)) >= quorum {
+            self.mark_committed(n, digest);
+        }
+    }
+
+    fn mark_committed(&mut self, n: SeqNum, digest: Digest) {
+        let slot = self.log.slot(n);
+        assert!(slot.committed.is_none_or(|d| d == digest), "{n}: two batches committed");
+        slot.committed = Some(digest);
+        // A body of another batch is of no use any more.
+        if slot.batch.as_ref().is_some_and(|batch| batch.digest() != digest) {
+            slot.batch = None;
+        }
+        self.counters.committed += 1;
+    }
+
+    // ---- committed (P51) ------------------------------------------------------------------------------------------
+
+    /// w COMMITTEDs of different replicas: one of them is correct, so `n` is committed (P51).
+    pub(super) fn on_committed(&mut self, from: ReplicaId, committed: Committed) {
+        let n = committed.n;
+        if !self.votes() || !self.log.in_window(n) {
+            self.counters.outside_window += 1;
+            return;
+        }
+        let weak = self.config.size.weak_quorum();
+        let slot = self.log.slot(n);
+        slot.vouched.replace(from, committed.digest);
+        if slot.committed.is_none() && slot.vouched.count(committed.digest) >= weak {
+            // The body may lie in a candidate that we could not accept.
+            self.mark_committed(n, committed.digest);
+            self.adopt_candidate(n);
+        }
+    }
+
+    /// Uses the body of a candidate whose digest is committed.
+    fn adopt_candidate(&mut self, n: SeqNum) {
+        let slot = self.log.slot(n);
+        if slot.batch.is_some() {
+            return;
+        }
+        let Some(candidate) = slot.candidate.take_if(|c| Some(c.digest) == slot.committed) else { return };
+        let packs: Option<Vec<Pack>> = candidate
+            .pre_prepare
+            .packs
+            .iter()
+            .map(|proposed| match proposed {
+                Proposed::Inline(pack) => Some(pack.clone()),
+                Proposed::ByDigest(digest) => self.bodies.get(digest).map(|(pack, _)| pack.clone()),
+            })
+            .collect();
+        if let Some(packs) = packs {
+            self.log.slot(n).batch = Some(Arc::new(Batch::new(candidate.pre_prepare.choice, packs)));
+        }
+    }
+
+    /// Asks for the bodies of batches that are committed here but not held, from `n` on.
+    fn ask_for_batches(&mut self, n: SeqNum) {
+        let last = SeqNum(self.log.last().0.min(n.0 + self.config.pipeline_max));
+        let mut at = n;
+        while at <= last {
+            self.ask_for_batch(at);
+            at = at.next();
+        }
+    }
+
+    fn ask_for_batch(&mut self, n: SeqNum) {
+        let (now, interval) = (self.now, self.config.status_interval);
+        let Some(slot) = self.log.get_mut(n) else { return };
+        let Some(digest) = slot.committed.filter(|_| slot.batch.is_none()) else { return };
+        if slot.asked_at != Time(0) && now.since(slot.asked_at) < interval {
+            return;
+        }
+        // Whoever vouched has it; another one each time.
+        let holders = slot.vouched.voters(digest).iter().chain(slot.commits.voters((self.view, digest)).iter());
+        let holders: Vec<ReplicaId> = holders.filter(|r| *r != self.config.me).collect();
+        let turn = slot.asked_at.0 as usize ^ n.0 as usize;
+        let Some(holder) = holders.get(turn % holders.len().max(1)).copied() else { return };
+        slot.asked_at = now;
+        self.send(holder, Message::FetchBatch(Committed { n, digest }));
+    }
+
+    /// The body of a batch that we asked for, checked by its digest.
+    pub(super) fn on_batch(&mut self, n: SeqNum, batch: Arc<Batch>) {
+        match self.log.get_mut(n) {
+            Some(slot) if slot.batch.is_none() && slot.committed == Some(batch.digest()) => {
+                slot.batch = Some(batch);
+            }
+            Some(_) | None => self.counters.unasked += 1,
+        }
+    }
+
+    // ---- execution ------------------------------------------------------------------------------------------------
+
+    /// P16: strictly in order; at most one batch is tentative, and everything below it is committed and executed.
+    pub(super) fn try_execute(&mut self) {
+        if !self.votes() {
+            return;
+        }
+        loop {
+            let n = self.last_executed.next();
+            let now = self.now;
+            let Some(slot) = self.log.get(n) else { return };
+            match (self.tentative, slot.committed) {
+                (Some(digest), Some(committed)) if digest == committed => {
+                    self.tentative = None;
+                    self.last_executed = n;
+                    self.progress_at = now;
+                    self.actions.push_back(Action::Commit(n));
+                }
+                (Some(_), Some(_)) => {
+                    self.tentative = None;
+                    self.execution_done = self.execution_done.min(self.last_executed);
+                    self.actions.push_back(Action::Rollback(n));
+                }
+                (Some(_), None) => return,
+                (None, committed) => {
+                    let tentative = committed.is_none();
+                    let wanted = committed.or(slot.prepared.map(|(_, d)| d));
+                    let Some(wanted) = wanted else { return };
+                    let Some(batch) = slot.batch.clone().filter(|batch| batch.digest() == wanted) else {
+                        return self.ask_for_batches(n);
+                    };
+                    // Tentative replies wait until the P entry is durable (P41).
+                    if tentative && !slot.commit_sent {
+                        return;
+                    }
+                    let view = self.view;
+                    self.progress_at = now;
+                    if tentative {
+                        self.tentative = Some(wanted);
+                    } else {
+                        self.last_executed = n;
+                    }
+                    self.actions.push_back(Action::Execute { n, view, batch, tentative });
+                }
+            }
+        }
+    }
+}
+
+/// splitmix64: spreads the bits of a seed.
+fn mix(mut x: u64) -> u64 {
+    x = x.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
+}

@@ -1,0 +1,167 @@
+//! Packs that wait for a proposal, and bodies of packs that proposals name by digest.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use crate::types::{ClientId, Digest};
+use crate::wire::Pack;
+
+/// Why a pack was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Already waiting or proposed in this view. A hint only: execution decides (P21).
+    Duplicate,
+    /// The client has its quota waiting.
+    Quota,
+}
+
+/// How many digests the duplicate filter remembers.
+const RECENT_MAX: usize = 8_192;
+
+/// The primary's waiting packs: bounded for each client, served round-robin (P21).
+#[derive(Debug, Default)]
+pub struct Queue {
+    waiting: BTreeMap<ClientId, VecDeque<Pack>>,
+    bytes: BTreeMap<ClientId, usize>,
+    turn: VecDeque<ClientId>,
+    requests: usize,
+    total_bytes: usize,
+    recent: BTreeSet<Digest>,
+    recent_order: VecDeque<Digest>,
+}
+
+impl Queue {
+    /// Appends a pack, unless it is a duplicate or its client has `client_bytes_max` waiting.
+    pub fn push(&mut self, pack: Pack, client_bytes_max: usize) -> Result<(), Refused> {
+        if self.recent.contains(&pack.digest()) {
+            return Err(Refused::Duplicate);
+        }
+        let client = pack.client();
+        let size = pack.encoded().len();
+        let used = self.bytes.entry(client).or_default();
+        if *used + size > client_bytes_max {
+            return Err(Refused::Quota);
+        }
+        *used += size;
+        self.requests += pack.len();
+        self.total_bytes += size;
+        if self.recent_order.len() == RECENT_MAX
+            && let Some(oldest) = self.recent_order.pop_front()
+        {
+            self.recent.remove(&oldest);
+        }
+        self.recent.insert(pack.digest());
+        self.recent_order.push_back(pack.digest());
+        let queue = self.waiting.entry(client).or_default();
+        if queue.is_empty() {
+            self.turn.push_back(client);
+        }
+        queue.push_back(pack);
+        Ok(())
+    }
+
+    /// Takes packs for one batch, clients in turn: at most `requests_max` requests, `packs_max` packs and `bytes_max`
+    /// bytes of packs that go inline (those up to `inline_max`); always at least one pack if any waits.
+    pub fn take(&mut self, packs_max: usize, requests_max: usize, bytes_max: usize, inline_max: usize) -> Vec<Pack> {
+        let mut taken = Vec::new();
+        let (mut requests, mut bytes) = (0, 0);
+        while let Some(client) = self.turn.pop_front() {
+            let queue = self.waiting.get_mut(&client).expect("a client in turn waits");
+            let next = queue.front().expect("a client in turn has a pack");
+            let size = next.encoded().len();
+            let inline = if size <= inline_max { size } else { 0 };
+            let full = taken.len() == packs_max || requests + next.len() > requests_max || bytes + inline > bytes_max;
+            if full && !taken.is_empty() {
+                self.turn.push_front(client);
+                break;
+            }
+            requests += next.len();
+            bytes += inline;
+            self.requests -= next.len();
+            self.total_bytes -= size;
+            taken.extend(queue.pop_front());
+            let used = self.bytes.get_mut(&client).expect("its bytes are counted");
+            *used -= size;
+            if queue.is_empty() {
+                self.waiting.remove(&client);
+                self.bytes.remove(&client);
+            } else {
+                self.turn.push_back(client);
+            }
+        }
+        taken
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.turn.is_empty()
+    }
+
+    /// Requests that wait.
+    pub fn requests(&self) -> usize {
+        self.requests
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.total_bytes
+    }
+}
+
+/// Bodies of packs that travel apart from the proposal (P3), each client within its quota. Authentic ones come from
+/// the client, the others from replicas that were asked for them.
+#[derive(Debug, Default)]
+pub struct Bodies {
+    packs: BTreeMap<Digest, Body>,
+    order: BTreeMap<ClientId, VecDeque<Digest>>,
+    bytes: BTreeMap<ClientId, usize>,
+}
+
+#[derive(Debug)]
+struct Body {
+    pack: Pack,
+    authentic: bool,
+}
+
+impl Bodies {
+    /// Keeps `pack`; the oldest of the same client go when its quota is full.
+    pub fn insert(&mut self, pack: Pack, authentic: bool, client_bytes_max: usize) {
+        let (digest, client, size) = (pack.digest(), pack.client(), pack.encoded().len());
+        if let Some(known) = self.packs.get_mut(&digest) {
+            if authentic && !known.authentic {
+                *known = Body { pack, authentic };
+            }
+            return;
+        }
+        let used = self.bytes.entry(client).or_default();
+        let order = self.order.entry(client).or_default();
+        while *used + size > client_bytes_max
+            && let Some(oldest) = order.pop_front()
+        {
+            if let Some(body) = self.packs.remove(&oldest) {
+                *used -= body.pack.encoded().len();
+            }
+        }
+        *used += size;
+        order.push_back(digest);
+        self.packs.insert(digest, Body { pack, authentic });
+    }
+
+    /// The body with this digest, and whether its own proof is good for us.
+    pub fn get(&self, digest: &Digest) -> Option<(&Pack, bool)> {
+        self.packs.get(digest).map(|body| (&body.pack, body.authentic))
+    }
+
+    /// Forgets a body that now lies in the log.
+    pub fn remove(&mut self, digest: &Digest) {
+        let Some(body) = self.packs.remove(digest) else { return };
+        let client = body.pack.client();
+        let used = self.bytes.get_mut(&client).expect("its bytes are counted");
+        *used -= body.pack.encoded().len();
+        let order = self.order.get_mut(&client).expect("its order is kept");
+        order.retain(|d| d != digest);
+        if order.is_empty() {
+            self.order.remove(&client);
+            self.bytes.remove(&client);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! STATUS and what answers it: retransmission and fetching on a lossy network (P37).
+
+use std::sync::Arc;
+
+use super::{Agreement, Mode, Notice};
+use crate::types::{Digest, ReplicaId, SeqNum, Time};
+use crate::wire::{Batch, Committed, Message, Pack, Status, Vote};
+
+impl Agreement {
+    /// Whether something is missing here that a peer may have.
+    fn is_missing(&self) -> bool {
+        let behind = self.peers.values().any(|peer| {
+            peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after
+        });
+        self.votes()
+            && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
+    }
+
+    /// Starts or stops the status timer.
+    pub(super) fn arm_status(&mut self) {
+        if !self.is_missing() {
+            self.status_at = Time::NEVER;
+        } else if self.status_at == Time::NEVER {
+            self.progress_at = self.now;
+            self.status_at = self.now + self.config.status_interval;
+        }
+    }
+
+    /// STATUS while something is missing and nothing moves; a heartbeat otherwise.
+    pub(super) fn status_timers(&mut self) {
+        let now = self.now;
+        if self.status_at <= now {
+            let stalled = now.since(self.progress_at) >= self.config.status_interval;
+            if stalled {
+                self.send_status(true);
+            }
+            self.status_at = now + self.config.status_interval;
+        }
+        if self.heartbeat_at <= now {
+            self.send_status(false);
+        }
+    }
+
+    fn send_status(&mut self, wants: bool) {
+        self.heartbeat_at = self.now + self.config.heartbeat;
+        self.nonce += 1;
+        self.counters.asked += u64::from(wants);
+        let span = (self.log.last().0.saturating_sub(self.last_executed.0)) as usize;
+        let words = if wants { span.div_ceil(64) } else { 0 };
+        let (mut prepared, mut committed) = (vec![0u64; words], vec![0u64; words]);
+        if wants {
+            for i in 0..span {
+                let n = SeqNum(self.last_executed.0 + 1 + i as u64);
+                let Some(slot) = self.log.get(n) else { break };
+                prepared[i / 64] |= u64::from(slot.prepared.is_some()) << (i % 64);
+                committed[i / 64] |= u64::from(slot.committed.is_some()) << (i % 64);
+            }
+        }
+        self.broadcast(Message::Status(Status {
+            view: self.view,
+            stable: self.log.low(),
+            executed: self.last_executed,
+            forgetful: self.mode == Mode::Forgetful,
+            wants,
+            nonce: self.nonce,
+            prepared,
+            committed,
+        }));
+    }
+
+    /// Sends what the sender lacks: bounded in bytes, nothing that was sent within the last few milliseconds.
+    pub(super) fn on_status(&mut self, from: ReplicaId, status: Status) {
+        let (now, resend_min) = (self.now, self.config.resend_min);
+        let peer = self.peers.get_mut(&from).expect("heard");
+        peer.executed = status.executed;
+        peer.stable = status.stable;
+        peer.forgetful = status.forgetful;
+        let answered_at = peer.answered_at;
+        self.prune_log();
+        if !self.votes() || status.forgetful || (answered_at != Time(0) && now.since(answered_at) < resend_min) {
+            return;
+        }
+        if status.stable < self.log.low() || (status.wants && status.stable < self.checkpoints.last_own()) {
+            self.peers.get_mut(&from).expect("heard").answered_at = now;
+            self.send_checkpoints(from, status.stable);
+        }
+        if !status.wants {
+            return;
+        }
+        self.peers.get_mut(&from).expect("heard").answered_at = now;
+        self.counters.answered += 1;
+        let mut budget = self.config.answer_bytes_max;
+        let first = SeqNum(status.executed.0.max(self.log.retained().0) + 1);
+        let mut n = first;
+        while n <= self.log.last() && budget > 0 {
+            let bit = (n.0 - status.executed.0 - 1) as usize;
+            let sent = self.answer_slot(from, n, has(&status.prepared, bit), has(&status.committed, bit));
+            budget = budget.saturating_sub(sent);
+            n = n.next();
+        }
+        self.send(from, Message::Answered(status.nonce));
+    }
+
+    /// Sends what `from` lacks of `n`; returns about how many bytes that is.
+    fn answer_slot(&mut self, from: ReplicaId, n: SeqNum, prepared: bool, committed: bool) -> usize {
+        const VOTE_BYTES: usize = 64;
+        let (now, resend_min, view, me) = (self.now, self.config.resend_min, self.view, self.config.me);
+        let Some(slot) = self.log.get(n) else { return 0 };
+        if committed || (slot.sent_at != Time(0) && now.since(slot.sent_at) < resend_min) {
+            return 0;
+        }
+        let mut bytes = 0;
+        let mut messages = Vec::new();
+        if let Some(digest) = slot.committed {
+            messages.push(Message::Committed(Committed { n, digest }));
+            bytes += VOTE_BYTES;
+        }
+        if let Some((v, digest)) = slot.pre_prepare.filter(|(v, _)| *v == view && slot.voted) {
+            if !prepared && self.is_primary() {
+                if let Some(pre_prepare) = self.pre_prepare_at(n) {
+                    bytes += slot.batch.as_ref().map_or(0, |batch| batch.bytes());
+                    messages.push(Message::PrePrepare(pre_prepare));
+                }
+            } else if !prepared && slot.prepares.vote_of(me).is_some() {
+                messages.push(Message::Prepare(Vote { view: v, n, digest }));
+                bytes += VOTE_BYTES;
+            }
+            if slot.commit_sent {
+                messages.push(Message::Commit(Vote { view: v, n, digest }));
+                bytes += VOTE_BYTES;
+            }
+        }
+        for message in messages {
+            self.send(from, message);
+        }
+        bytes
+    }
+
+    /// A peer has sent all that it had for us: if something is still missing, ask again soon.
+    pub(super) fn on_answered(&mut self, nonce: u64) {
+        if nonce == self.nonce && self.is_missing() {
+            self.status_at = self.status_at.min(self.now + self.config.resend_min);
+            self.progress_at = Time(0);
+        }
+    }
+
+    /// Sends a batch that we hold, not twice within a few milliseconds.
+    pub(super) fn on_fetch_batch(&mut self, from: ReplicaId, wanted: Committed) {
+        let n = wanted.n;
+        let Some(slot) = self.log.get(n) else { return };
+        let Some(batch) = slot.batch.clone().filter(|batch| batch.digest() == wanted.digest) else { return };
+        if self.may_send_body(from, n) {
+            self.send(from, Message::Batch(n, batch));
+        }
+    }
+
+    fn may_send_body(&mut self, to: ReplicaId, n: SeqNum) -> bool {
+        let (now, resend_min, retained) = (self.now, self.config.resend_min, self.log.retained());
+        let sent = &mut self.peers.get_mut(&to).expect("heard").bodies_sent;
+        sent.retain(|at, _| *at > retained);
+        let fresh = sent.get(&n).is_none_or(|at| now.since(*at) >= resend_min);
+        if fresh {
+            sent.insert(n, now);
+        }
+        fresh
+    }
+
+    /// Sends the pack that a pre-prepare named by digest.
+    pub(super) fn on_fetch_pack(&mut self, from: ReplicaId, digest: Digest) {
+        let found = match self.bodies.get(&digest) {
+            Some((pack, _)) => Some(pack.clone()),
+            None => self.pack_in_log(&digest),
+        };
+        if let Some(pack) = found {
+            self.send(from, Message::Relay(pack));
+        }
+    }
+
+    /// Looks in the batches that somebody may still be preparing.
+    fn pack_in_log(&self, digest: &Digest) -> Option<Pack> {
+        let oldest = SeqNum(self.last_executed.0.saturating_sub(self.config.pipeline_max));
+        let recent = self.log.iter().filter(|(n, _)| *n > oldest);
+        let batches = recent.filter_map(|(_, slot)| slot.batch.as_ref());
+        batches.flat_map(|batch: &Arc<Batch>| batch.packs()).find(|pack| pack.digest() == *digest).cloned()
+    }
+
+    /// Whom the primary waits for, when it does (for `status`).
+    pub fn waiting_for(&self) -> crate::types::ReplicaSet {
+        self.waiting_for
+    }
+
+    /// Tells the operator once that the set of those it waits for has changed.
+    pub(super) fn set_waiting_for(&mut self, laggards: crate::types::ReplicaSet) {
+        if laggards != self.waiting_for {
+            self.waiting_for = laggards;
+            self.notice(Notice::WaitingFor(laggards));
+        }
+    }
+}
+
+fn has(words: &[u64], bit: usize) -> bool {
+    words.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
+}

@@ -1,0 +1,326 @@
+//! One replica: the four roles joined.
+//!
+//! ```text
+//!  datagrams ─► Network ─► Agreement ─► Executor ─► Network ─► datagrams
+//!                                          └─ sealed pages ─► Checkpointer ─► Agreement
+//! ```
+//! [`Replica`] is the fused placement: the roles call each other in one thread. The split placement (`runtime::split`)
+//! runs the same structs on threads of their own with rings between them. No role knows which it is.
+#![forbid(unsafe_code)]
+
+mod checkpoint;
+pub mod network;
+mod status;
+
+use std::collections::VecDeque;
+
+pub use checkpoint::{Checkpointer, Finding, Task};
+pub use network::{Inbound, Network, NetworkConfig};
+pub use status::{PeerReport, StatusReport};
+
+use crate::auth::Keyring;
+use crate::execution::{self, Command, Executor, Output, Service};
+use crate::protocol::{self, Action, Agreement, Event, Notice};
+use crate::transport::{Datagram, Machine, Outgoing};
+use crate::types::{Digest, SeqNum, Time};
+
+/// What a replica is told at its start.
+#[derive(Clone, Debug)]
+pub struct ReplicaConfig {
+    /// For the agreement role.
+    pub protocol: protocol::Config,
+    /// For the execution role.
+    pub execution: execution::ExecutorConfig,
+    /// For the network role.
+    pub network: NetworkConfig,
+    /// Pages that the checkpoint role hashes in one turn, so that no request waits behind a whole checkpoint.
+    pub digest_slice: usize,
+    /// Pages that sealed checkpoints may hold beyond the current state before requests wait.
+    pub lent_pages_max: usize,
+    /// Keep a feed of what was committed, for checkers; see [`Replica::drain_committed`].
+    pub trace: bool,
+}
+
+impl ReplicaConfig {
+    /// Defaults around a protocol configuration.
+    pub fn new(protocol: protocol::Config) -> ReplicaConfig {
+        let execution = execution::ExecutorConfig {
+            checkpoint_interval: protocol.checkpoint_interval,
+            ..execution::ExecutorConfig::default()
+        };
+        ReplicaConfig {
+            protocol,
+            execution,
+            network: NetworkConfig::default(),
+            digest_slice: 64,
+            lent_pages_max: 64 * 1024,
+            trace: false,
+        }
+    }
+}
+
+/// How many of its own checkpoints a replica remembers for `status`.
+const ROOTS_KEPT: usize = 16;
+/// How many notices it remembers.
+const NOTICES_KEPT: usize = 16;
+
+/// A replica of the service `S`, fused into one state machine.
+pub struct Replica<S: Service> {
+    network: Network,
+    agreement: Agreement,
+    executor: Executor<S>,
+    checkpointer: Checkpointer,
+    config: ReplicaConfig,
+    now: Time,
+    stopped: Option<String>,
+    roots: VecDeque<(SeqNum, Digest)>,
+    notices: VecDeque<Notice>,
+    committed: Vec<(SeqNum, Digest)>,
+    /// The digest of the batch that is executed tentatively.
+    tentative: Option<Digest>,
+    // Kept for their capacity.
+    inbound: Vec<Inbound>,
+    outputs: Vec<Output>,
+    findings: Vec<Finding>,
+}
+
+impl<S: Service> Replica<S> {
+    /// A replica with the initial state of `service`. Fails with one sentence if the configuration is inconsistent.
+    pub fn new(config: ReplicaConfig, keys: Keyring, service: S, now: Time) -> Result<Replica<S>, String> {
+        let mut protocol = config.protocol.clone();
+        protocol.check = S::check;
+        let agreement = Agreement::new(protocol, now)?;
+        let executor = Executor::new(service, config.execution.clone())?;
+        let network = Network::new(config.network.clone(), keys.clone(), config.protocol.size)?;
+        Ok(Replica {
+            network,
+            agreement,
+            executor,
+            checkpointer: Checkpointer::new(keys),
+            config,
+            now,
+            stopped: None,
+            roots: VecDeque::new(),
+            notices: VecDeque::new(),
+            committed: Vec::new(),
+            tentative: None,
+            inbound: Vec::new(),
+            outputs: Vec::new(),
+            findings: Vec::new(),
+        })
+    }
+
+    /// Batches committed since the last call, in order: (n, d). Empty unless `trace` is on.
+    pub fn drain_committed(&mut self) -> Vec<(SeqNum, Digest)> {
+        std::mem::take(&mut self.committed)
+    }
+
+    /// The agreement core, to look at.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// The execution role, to look at.
+    pub fn executor(&self) -> &Executor<S> {
+        &self.executor
+    }
+
+    /// What it says of itself.
+    pub fn status(&self) -> StatusReport {
+        let me = self.config.protocol.me;
+        let peer = |(id, peer): (_, &protocol::Peer)| PeerReport {
+            id,
+            heard: (peer.heard_at > Time(0)).then(|| self.now.since(peer.heard_at)),
+            executed: peer.executed,
+            stable: peer.stable,
+            forgetful: peer.forgetful,
+            bad_macs: self.network.bad_macs(id),
+        };
+        let mut rejects = self.network.rejects();
+        rejects.push(("bad_checkpoint_signature", self.checkpointer.bad_signatures()));
+        StatusReport {
+            id: me,
+            view: self.agreement.view(),
+            primary: self.config.protocol.size.primary(self.agreement.view()),
+            mode: self.agreement.mode(),
+            stopped: self.stopped.clone(),
+            executed: self.agreement.last_executed(),
+            prepared: self.agreement.last_prepared(),
+            stable: self.agreement.last_stable(),
+            checkpoints: self.roots.iter().copied().collect(),
+            waiting: self.agreement.waiting(),
+            waiting_for: self.agreement.waiting_for(),
+            peers: self.agreement.peers().map(peer).collect(),
+            rejects,
+            counters: self.agreement.counters(),
+            service_pages: self.executor.state().service.pages(),
+            library_pages: self.executor.state().library.pages(),
+            notices: self.notices.iter().map(|notice| format!("{notice:?}")).collect(),
+        }
+    }
+
+    fn route(&mut self, inbound: Inbound) {
+        let (now, view) = (self.now, self.agreement.view());
+        match inbound {
+            Inbound::Message(message) => self.agreement.handle(now, Event::Message(message)),
+            Inbound::PrePrepare(message, authentic) => {
+                self.agreement.handle(now, Event::PrePrepare(message, authentic));
+            }
+            Inbound::Checkpoint(claim) => self.checkpointer.handle(Task::Claim(claim)),
+            Inbound::Request { pack, signed: false } => {
+                self.agreement.handle(now, Event::Request { pack, signed: false });
+            }
+            Inbound::Request { pack, signed: true } => {
+                self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs);
+            }
+            Inbound::Query(pack) => self.agreement.handle(now, Event::Query(pack)),
+            Inbound::Body(pack) => self.agreement.handle(now, Event::Body(pack)),
+        }
+        self.pump();
+    }
+
+    /// Carries actions and outputs between the roles until none is left.
+    fn pump(&mut self) {
+        loop {
+            if let Some(action) = self.agreement.poll_action() {
+                self.act(action);
+            } else if !self.outputs.is_empty() {
+                for output in std::mem::take(&mut self.outputs) {
+                    self.emit(output);
+                }
+            } else {
+                return;
+            }
+        }
+    }
+
+    fn act(&mut self, action: Action) {
+        let (now, view) = (self.now, self.agreement.view());
+        match action {
+            Action::Send(to, message) => self.network.send(to, message),
+            Action::Broadcast(message) => self.network.broadcast(message),
+            Action::Execute { n, view, batch, tentative } => {
+                let digest = batch.digest();
+                if tentative {
+                    self.tentative = Some(digest);
+                } else {
+                    self.trace(n, digest);
+                }
+                self.executor.handle(now, Command::Execute { n, view, batch, tentative }, &mut self.outputs);
+            }
+            Action::Commit(n) => {
+                let digest = self.tentative.take().expect("what commits was tentative");
+                self.trace(n, digest);
+                self.executor.handle(now, Command::Commit(n), &mut self.outputs);
+            }
+            Action::Rollback(n) => {
+                self.tentative = None;
+                self.executor.handle(now, Command::Rollback(n), &mut self.outputs);
+            }
+            Action::Query { pack, after } => {
+                self.executor.handle(now, Command::Query { pack, after, view }, &mut self.outputs);
+            }
+            // Memory mode: nothing survives a crash, so there is nothing to wait for.
+            Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
+            Action::Stable { .. } => {}
+            Action::Notice(notice) => {
+                if self.notices.len() == NOTICES_KEPT {
+                    self.notices.pop_front();
+                }
+                self.notices.push_back(notice);
+            }
+        }
+    }
+
+    fn trace(&mut self, n: SeqNum, digest: Digest) {
+        if self.config.trace {
+            self.committed.push((n, digest));
+        }
+    }
+
+    fn emit(&mut self, output: Output) {
+        match output {
+            Output::Reply(reply) => {
+                if self.agreement.mode() != protocol::Mode::Diverged {
+                    self.network.reply(reply);
+                }
+            }
+            Output::Executed(n) => self.agreement.handle(self.now, Event::Executed(n)),
+            Output::Unexecuted(pack) => self.agreement.handle(self.now, Event::Request { pack, signed: true }),
+            Output::Sealed(sealed) => self.checkpointer.handle(Task::Sealed(sealed)),
+            Output::Stopped { position, message } => {
+                self.stopped = Some(format!(
+                    "the service panicked in batch {}, request {}: {message}",
+                    position.batch().0,
+                    position.0 & ((1 << crate::types::Position::INDEX_BITS) - 1)
+                ));
+            }
+        }
+    }
+
+    /// A slice of the checkpoint role's work.
+    fn digest_slice(&mut self) {
+        let slice = self.config.digest_slice;
+        if let Some(shipment) = self.executor.state_mut().ship(slice) {
+            self.checkpointer.handle(Task::Pages(shipment));
+        }
+        if self.checkpointer.is_idle() {
+            return;
+        }
+        self.checkpointer.step(slice, &mut self.findings);
+        for finding in std::mem::take(&mut self.findings) {
+            match finding {
+                Finding::Checkpoint(checkpoint) => self.agreement.handle(self.now, Event::Checkpoint(checkpoint)),
+                Finding::Root(n, root) => {
+                    if self.roots.len() == ROOTS_KEPT {
+                        self.roots.pop_front();
+                    }
+                    self.roots.push_back((n, root));
+                }
+                Finding::Done(pages) => self.executor.state_mut().give_back(pages),
+            }
+        }
+        self.pump();
+    }
+}
+
+impl<S: Service> Machine for Replica<S> {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
+        self.now = self.now.max(now);
+        if self.stopped.is_some() {
+            inbox.clear();
+            return;
+        }
+        let mut inbound = std::mem::take(&mut self.inbound);
+        for datagram in inbox.drain(..) {
+            self.network.receive(self.now, datagram, &mut inbound);
+        }
+        for item in inbound.drain(..) {
+            self.route(item);
+        }
+        self.inbound = inbound;
+        if self.agreement.poll_timeout() <= self.now {
+            self.agreement.handle_timeout(self.now);
+            self.pump();
+        }
+        if self.executor.deadline() <= self.now {
+            self.executor.expire(self.now);
+        }
+        self.digest_slice();
+        self.network.flush(self.now, outbox);
+    }
+
+    fn deadline(&self) -> Time {
+        if self.stopped.is_some() {
+            return Time::NEVER;
+        }
+        if !self.checkpointer.is_idle() || self.executor.state().has_unshipped() {
+            return self.now;
+        }
+        self.agreement.poll_timeout().min(self.executor.deadline()).min(self.network.deadline())
+    }
+
+    fn stopped(&self) -> Option<String> {
+        self.stopped.clone()
+    }
+}

@@ -1,0 +1,62 @@
+//! What a replica says of itself, for operators and tests.
+
+use std::time::Duration;
+
+use crate::protocol::{Counters, Mode};
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, View};
+
+/// A replica's account of itself at one moment.
+#[derive(Clone, Debug)]
+pub struct StatusReport {
+    /// Who.
+    pub id: ReplicaId,
+    /// Its view.
+    pub view: View,
+    /// The primary of that view.
+    pub primary: ReplicaId,
+    /// Whether it takes part.
+    pub mode: Mode,
+    /// Why it stopped for good: the service panicked.
+    pub stopped: Option<String>,
+    /// The last batch committed and executed.
+    pub executed: SeqNum,
+    /// The largest sequence number ever prepared.
+    pub prepared: SeqNum,
+    /// The last stable checkpoint.
+    pub stable: SeqNum,
+    /// Roots of its own last checkpoints, oldest first.
+    pub checkpoints: Vec<(SeqNum, Digest)>,
+    /// Requests that wait for a proposal.
+    pub waiting: usize,
+    /// Heard, but so far behind that the primary waits for them.
+    pub waiting_for: ReplicaSet,
+    /// The other replicas.
+    pub peers: Vec<PeerReport>,
+    /// What was dropped before it reached agreement, by reason.
+    pub rejects: Vec<(&'static str, u64)>,
+    /// What agreement dropped and did.
+    pub counters: Counters,
+    /// Pages of the service's region in use.
+    pub service_pages: u32,
+    /// Pages of the library's region in use.
+    pub library_pages: u32,
+    /// Notices since the start, oldest first, the last few.
+    pub notices: Vec<String>,
+}
+
+/// Another replica, as this one sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct PeerReport {
+    /// Who.
+    pub id: ReplicaId,
+    /// How long ago an authentic message came; `None` if never.
+    pub heard: Option<Duration>,
+    /// Its last executed batch, as it said.
+    pub executed: SeqNum,
+    /// Its last stable checkpoint, as it said.
+    pub stable: SeqNum,
+    /// It has forgotten its votes and only listens.
+    pub forgetful: bool,
+    /// Envelopes in its name whose MAC was wrong. Not proof that it is faulty.
+    pub bad_macs: u64,
+}
