@@ -3,11 +3,13 @@
 // What these ban stands in clippy.toml; modules at the edge of the world (runtime, cli) allow clocks by name.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+pub mod execution;
 pub mod limits;
-pub mod sim;
-pub mod state;
 #[cfg(feature = "runtime")]
 pub mod runtime;
+pub mod services;
+pub mod sim;
+pub mod state;
 pub mod transport;
 pub mod types;
 pub mod wire;
