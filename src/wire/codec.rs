@@ -17,7 +17,7 @@
 //! 64 REPLIES      view u64 | count u16 | reserved u16
 //!                 | count x (session u64 | t u64 | position u64 | kind u8 | result u8 | reserved u16 | len u32 | payload)
 //!                 result: 0 done (the result), 1 gone, 2 no session, 3 refused: counter (u64), 4 refused: quota (u64),
-//!                 5 refused: window (u64), 6 digest (32 bytes)
+//!                 5 refused: window (u64), 6 digest (32 bytes), 7 refused: full (u64)
 //! ```
 //! Zero words at the end of a STATUS bitmap are not sent, so that one set has one encoding.
 
@@ -441,6 +441,7 @@ pub(super) fn encode_reply(entry: &ReplyEntry, out: &mut BytesMut) {
                 Refusal::Counter { last } => (3, *last),
                 Refusal::Quota { sessions_max } => (4, *sessions_max),
                 Refusal::Window { window_max } => (5, *window_max),
+                Refusal::Full { sessions_max } => (7, *sessions_max),
             };
             number = value.to_le_bytes();
             (tag, &number)
@@ -501,6 +502,7 @@ fn decode_reply(reader: &mut Reader<'_>, body: &Bytes) -> Result<ReplyEntry, Mal
         4 => refused(Refusal::Quota { sessions_max: payload.u64()? }),
         5 => refused(Refusal::Window { window_max: payload.u64()? }),
         6 => ReplyResult::Digest(payload.digest()?),
+        7 => refused(Refusal::Full { sessions_max: payload.u64()? }),
         _ => return Err(Malformed::UnknownTag),
     };
     payload.end()?;

@@ -286,6 +286,11 @@ pub enum Refusal {
         /// The largest allowed.
         window_max: u64,
     },
+    /// The replicas hold as many sessions, of all identities together, as they may.
+    Full {
+        /// How many.
+        sessions_max: u64,
+    },
 }
 
 impl Outcome {
@@ -298,6 +303,7 @@ impl Outcome {
             Outcome::Refused(Refusal::Counter { last }) => (3, *last, &[]),
             Outcome::Refused(Refusal::Quota { sessions_max }) => (4, *sessions_max, &[]),
             Outcome::Refused(Refusal::Window { window_max }) => (5, *window_max, &[]),
+            Outcome::Refused(Refusal::Full { sessions_max }) => (7, *sessions_max, &[]),
         };
         Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), bytes])
     }
