@@ -3,6 +3,7 @@
 // What these ban stands in clippy.toml; modules at the edge of the world (runtime, cli) allow clocks by name.
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
+pub mod auth;
 pub mod execution;
 pub mod limits;
 #[cfg(feature = "runtime")]

@@ -76,18 +76,18 @@ impl ProofKind {
 
 /// One end of a datagram.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Party {
+pub enum Principal {
     /// A replica.
     Replica(ReplicaId),
     /// A client, named by the header's client fields.
     Client(ClientId, EndpointId),
 }
 
-impl Party {
+impl Principal {
     fn index(self) -> u8 {
         match self {
-            Party::Replica(id) => id.0,
-            Party::Client(..) => CLIENT,
+            Principal::Replica(id) => id.0,
+            Principal::Client(..) => CLIENT,
         }
     }
 }
@@ -100,9 +100,9 @@ pub struct Header {
     /// How the hop is proved.
     pub proof: ProofKind,
     /// Whom it is for.
-    pub receiver: Party,
+    pub receiver: Principal,
     /// Whom it claims to be from.
-    pub sender: Party,
+    pub sender: Principal,
     /// The first eight bytes of the cluster id.
     pub cluster: u64,
     /// The sender's key epoch.
@@ -158,8 +158,8 @@ impl Header {
         let (client, endpoint) = (ClientId(reader.u64()?), EndpointId(reader.u64()?));
         let (sender_epoch, receiver_epoch) = (reader.u32()?, reader.u32()?);
         let party = |index| match index {
-            CLIENT => Party::Client(client, endpoint),
-            id => Party::Replica(ReplicaId(id)),
+            CLIENT => Principal::Client(client, endpoint),
+            id => Principal::Replica(ReplicaId(id)),
         };
         match (receiver == CLIENT, sender == CLIENT) {
             (true, true) => return Err(Malformed::Inconsistent),
@@ -177,8 +177,8 @@ impl Header {
     /// The layout.
     pub fn encode(&self) -> [u8; HEADER] {
         let (client, endpoint) = match (self.sender, self.receiver) {
-            (Party::Client(c, e), _) | (_, Party::Client(c, e)) => (c.0, e.0),
-            (Party::Replica(_), Party::Replica(_)) => (0, 0),
+            (Principal::Client(c, e), _) | (_, Principal::Client(c, e)) => (c.0, e.0),
+            (Principal::Replica(_), Principal::Replica(_)) => (0, 0),
         };
         let mut bytes = [0; HEADER];
         bytes[..3].copy_from_slice(&MAGIC);
@@ -199,7 +199,7 @@ impl Header {
     /// receiver is bound by the pair's key.)
     pub fn absorb(&self, hasher: &mut Hasher) {
         let mut bytes = self.encode();
-        if let Party::Replica(_) = self.receiver {
+        if let Principal::Replica(_) = self.receiver {
             bytes[6] = 0;
         }
         bytes[36..40].fill(0);

@@ -1,0 +1,30 @@
+//! Who says so: keys, authenticators, signatures. The only maker of [`Verified`].
+//!
+//! | what | proof |
+//! |---|---|
+//! | envelope between replicas, replies to a client | 8-byte AES-CMAC under the pair's key over its digest; in signature mode Ed25519 over the same digest |
+//! | client pack | one MAC per replica over the pack's digest, or Ed25519 over it |
+//! | a pack's way from its client, a fragment | 8-byte AES-CMAC in every mode: it proves the hop, its content proves itself |
+//! | checkpoint | Ed25519 |
+//!
+//! A pack's hop has a proof of its own because the pack's is forwarded: whoever holds a pack could send it again from
+//! another address and have replies go there, and anybody could have signatures checked in a client's name.
+#![forbid(unsafe_code)]
+
+mod clients;
+mod identity;
+mod keyring;
+mod mac;
+mod reject;
+mod seal;
+mod signer;
+mod verified;
+
+pub use crate::wire::header::Principal;
+pub use clients::{CLIENTS_OPEN_MAX, Clients, ENDPOINTS_MAX, Rights};
+pub use identity::{Identity, IdentityError, PublicIdentity};
+pub use keyring::{AuthMode, ClusterKeys, KeyError, Keyring};
+pub use reject::{Reject, Rejects};
+pub use seal::Part;
+pub use signer::Signer;
+pub use verified::{Envelope, Opened, Replies, Verified};

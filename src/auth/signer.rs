@@ -1,0 +1,90 @@
+//! Signatures over what must convince more than its receiver.
+
+use std::sync::Arc;
+
+use ed25519_dalek::{Signature, VerifyingKey};
+
+use super::{ClusterKeys, Identity, KeyError, Principal, Reject, Verified};
+use crate::types::{ClusterSize, Digest, Domain, ReplicaId, SeqNum};
+use crate::wire::{Malformed, SignedCheckpoint};
+
+/// Bytes of a signed statement.
+const STATEMENT: usize = 8 + 32 + 8 + 32;
+
+/// What a signature is over: purpose, cluster, instance, digest. No signature of one cluster, instance or purpose can
+/// stand for another.
+pub(super) fn statement(keys: &ClusterKeys, purpose: Domain, digest: &Digest) -> [u8; STATEMENT] {
+    let mut statement = [0; STATEMENT];
+    statement[..6].copy_from_slice(b"castra");
+    statement[7] = purpose as u8;
+    statement[8..40].copy_from_slice(&keys.cluster.0);
+    statement[40..48].copy_from_slice(&keys.instance.to_le_bytes());
+    statement[48..].copy_from_slice(&digest.0);
+    statement
+}
+
+/// Strict verification: canonical encodings, no keys or commitments of small order.
+pub(super) fn verify(key: &VerifyingKey, statement: &[u8], signature: &[u8; 64]) -> Result<(), Reject> {
+    key.verify_strict(statement, &Signature::from_bytes(signature)).map_err(|_| Reject::BadSignature)
+}
+
+/// Signs and checks checkpoints: the keys of the checkpoint role, which may live on a core of its own (P24).
+#[derive(Clone, Debug)]
+pub struct Signer {
+    me: ReplicaId,
+    size: ClusterSize,
+    identity: Identity,
+    keys: Arc<ClusterKeys>,
+    replicas: Arc<[VerifyingKey]>,
+}
+
+impl Signer {
+    /// The signer of replica `me`.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the cluster's keys are unusable or `me` has another identity in it.
+    pub fn new(me: ReplicaId, identity: &Identity, keys: Arc<ClusterKeys>) -> Result<Signer, KeyError> {
+        let (size, replicas) = (keys.size()?, keys.check()?);
+        if keys.replicas.get(usize::from(me.0)) != Some(&identity.public()) {
+            return Err(KeyError::NotThisReplica(me));
+        }
+        Ok(Signer { me, size, identity: identity.clone(), keys, replicas: replicas.into() })
+    }
+
+    fn checkpoint_statement(&self, c: &SignedCheckpoint) -> [u8; STATEMENT] {
+        let parts: [&[u8]; 4] = [&c.n.0.to_le_bytes(), &c.root.0, &[c.replica.0], &c.boot.to_le_bytes()];
+        statement(&self.keys, Domain::Checkpoint, &Digest::of(Domain::Checkpoint, &parts))
+    }
+
+    /// This replica's word that its state after `n` has this root.
+    pub fn sign_checkpoint(&self, n: SeqNum, root: Digest, boot: u64) -> Verified<SignedCheckpoint> {
+        let mut checkpoint = SignedCheckpoint { n, root, replica: self.me, boot, signature: [0; 64] };
+        checkpoint.signature = self.identity.sign(&self.checkpoint_statement(&checkpoint));
+        Verified::new(Principal::Replica(self.me), checkpoint)
+    }
+
+    /// Checks a checkpoint's signature, whoever handed it on.
+    ///
+    /// # Errors
+    /// [`Reject::UnknownReplica`], [`Reject::BadSignature`].
+    pub fn verify_checkpoint(&self, checkpoint: &SignedCheckpoint) -> Result<Verified<SignedCheckpoint>, Reject> {
+        let id = checkpoint.replica;
+        let key = self.replicas.get(usize::from(id.0)).ok_or(Reject::UnknownReplica(id))?;
+        verify(key, &self.checkpoint_statement(checkpoint), &checkpoint.signature)?;
+        Ok(Verified::new(Principal::Replica(id), *checkpoint))
+    }
+
+    /// Checks a proof that checkpoint (n, root) is stable: good signatures of q distinct replicas over one (n, root)
+    /// (P24). More than q are not looked at.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn verify_stable(&self, proof: &[SignedCheckpoint]) -> Result<Vec<Verified<SignedCheckpoint>>, Reject> {
+        let agree =
+            |a: &SignedCheckpoint, b: &SignedCheckpoint| a.replica < b.replica && (a.n, a.root) == (b.n, b.root);
+        if proof.len() < self.size.quorum() || !proof.is_sorted_by(agree) {
+            return Err(Reject::Malformed(Malformed::Inconsistent));
+        }
+        proof.iter().take(self.size.quorum()).map(|checkpoint| self.verify_checkpoint(checkpoint)).collect()
+    }
+}
