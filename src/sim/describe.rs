@@ -31,7 +31,7 @@ pub fn describe(datagram: &Bytes) -> String {
 fn envelope(header: &Header, body: Bytes) -> String {
     let mut frames = Messages::new(body);
     let mut said = Vec::new();
-    if let crate::wire::header::Party::Client(..) = header.receiver {
+    if let crate::wire::header::Principal::Client(..) = header.receiver {
         while let Some(frame) = frames.next_replies() {
             said.push(frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |pack| replies(&pack)));
         }
