@@ -238,7 +238,7 @@ impl Keyring {
         &self.keys
     }
 
-    /// The keys of this replica's checkpoint role.
+    /// The keys of this replica's checkpoint role, which may live on another core.
     ///
     /// # Panics
     /// If this is a client's keyring.

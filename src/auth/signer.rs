@@ -32,6 +32,7 @@ pub(super) fn verify(key: &VerifyingKey, statement: &[u8], signature: &[u8; 64])
 #[derive(Clone, Debug)]
 pub struct Signer {
     me: ReplicaId,
+    boot: u64,
     size: ClusterSize,
     identity: Identity,
     keys: Arc<ClusterKeys>,
@@ -48,7 +49,7 @@ impl Signer {
         if keys.replicas.get(usize::from(me.0)) != Some(&identity.public()) {
             return Err(KeyError::NotThisReplica(me));
         }
-        Ok(Signer { me, size, identity: identity.clone(), keys, replicas: replicas.into() })
+        Ok(Signer { me, boot: 0, size, identity: identity.clone(), keys, replicas: replicas.into() })
     }
 
     fn checkpoint_statement(&self, c: &SignedCheckpoint) -> [u8; STATEMENT] {
@@ -57,8 +58,8 @@ impl Signer {
     }
 
     /// This replica's word that its state after `n` has this root.
-    pub fn sign_checkpoint(&self, n: SeqNum, root: Digest, boot: u64) -> Verified<SignedCheckpoint> {
-        let mut checkpoint = SignedCheckpoint { n, root, replica: self.me, boot, signature: [0; 64] };
+    pub fn sign_checkpoint(&self, n: SeqNum, root: Digest) -> Verified<SignedCheckpoint> {
+        let mut checkpoint = SignedCheckpoint { n, root, replica: self.me, boot: self.boot, signature: [0; 64] };
         checkpoint.signature = self.identity.sign(&self.checkpoint_statement(&checkpoint));
         Verified::new(Principal::Replica(self.me), checkpoint)
     }
@@ -67,11 +68,11 @@ impl Signer {
     ///
     /// # Errors
     /// [`Reject::UnknownReplica`], [`Reject::BadSignature`].
-    pub fn verify_checkpoint(&self, checkpoint: &SignedCheckpoint) -> Result<Verified<SignedCheckpoint>, Reject> {
+    pub fn verify_checkpoint(&self, checkpoint: SignedCheckpoint) -> Result<Verified<SignedCheckpoint>, Reject> {
         let id = checkpoint.replica;
         let key = self.replicas.get(usize::from(id.0)).ok_or(Reject::UnknownReplica(id))?;
-        verify(key, &self.checkpoint_statement(checkpoint), &checkpoint.signature)?;
-        Ok(Verified::new(Principal::Replica(id), *checkpoint))
+        verify(key, &self.checkpoint_statement(&checkpoint), &checkpoint.signature)?;
+        Ok(Verified::new(Principal::Replica(id), checkpoint))
     }
 
     /// Checks a proof that checkpoint (n, root) is stable: good signatures of q distinct replicas over one (n, root)
@@ -85,6 +86,6 @@ impl Signer {
         if proof.len() < self.size.quorum() || !proof.is_sorted_by(agree) {
             return Err(Reject::Malformed(Malformed::Inconsistent));
         }
-        proof.iter().take(self.size.quorum()).map(|checkpoint| self.verify_checkpoint(checkpoint)).collect()
+        proof.iter().take(self.size.quorum()).map(|&checkpoint| self.verify_checkpoint(checkpoint)).collect()
     }
 }

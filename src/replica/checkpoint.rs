@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::auth::{Keyring, Verified};
+use crate::auth::{Signer, Verified};
 use crate::state::{Digester, Page, Progress, RegionId, Sealed, Shipment};
 use crate::types::{Digest, SeqNum};
 use crate::wire::SignedCheckpoint;
@@ -33,7 +33,7 @@ pub enum Finding {
 
 /// The checkpoint role of one replica.
 pub struct Checkpointer {
-    keys: Keyring,
+    keys: Signer,
     digester: Digester,
     claims: VecDeque<SignedCheckpoint>,
     bad_signatures: u64,
@@ -45,7 +45,7 @@ const CLAIMS_MAX: usize = 1_024;
 
 impl Checkpointer {
     /// It signs with `keys`, and has seen no state yet.
-    pub fn new(keys: Keyring) -> Checkpointer {
+    pub fn new(keys: Signer) -> Checkpointer {
         Checkpointer { keys, digester: Digester::new(), claims: VecDeque::new(), bad_signatures: 0 }
     }
 

@@ -96,7 +96,7 @@ impl<S: Service> Replica<S> {
             network,
             agreement,
             executor,
-            checkpointer: Checkpointer::new(keys),
+            checkpointer: Checkpointer::new(keys.signer()),
             config,
             now,
             stopped: None,
