@@ -124,6 +124,12 @@ impl Bound {
         Ok(Bound { config, socket, local, receive_buffer, waker, counters: Arc::default(), book })
     }
 
+    /// Tells it the replicas' addresses, where ports became known only by binding.
+    pub fn meet(&mut self, replicas: Vec<SocketAddr>) {
+        self.config.replicas = replicas;
+        self.book = AddressBook::new(&self.config);
+    }
+
     /// The address that others send to.
     pub fn local_address(&self) -> SocketAddr {
         self.local

@@ -1,6 +1,6 @@
 //! Everything that is not pure: clocks, threads, cores, sockets, io_uring. The only module with `unsafe`.
 //!
-//! Transports ([`sockets`], [`memory`]) carry the datagrams of a [`Machine`], and [`drive()`] is the
+//! Transports ([`udp`]: [`uring`] or [`sockets`]; [`memory`]) carry the datagrams of a [`Machine`], and [`drive()`] is the
 //! loop between the two:
 //! ```
 //! use castra::runtime::{drive, Stop, WaitPolicy, memory};
@@ -22,6 +22,9 @@
 //!
 //! [`Machine`]: crate::transport::Machine
 
+// Clocks, sleeps and threads are what this module is for.
+#![allow(clippy::disallowed_methods)]
+
 pub mod bind;
 pub mod clock;
 pub mod counters;
@@ -32,9 +35,12 @@ pub mod sockets;
 mod sys;
 #[cfg(test)]
 mod tests;
+pub mod udp;
+pub mod uring;
 mod waker;
 
 pub use clock::Clock;
 pub use counters::{Counters, Counts};
 pub use drive::{LoopCounters, LoopCounts, Stop, WaitPolicy, drive, drive_with};
-pub use error::Error;
+pub use error::{Error, Refusal};
+pub use udp::{Backend, Udp};

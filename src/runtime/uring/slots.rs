@@ -1,0 +1,260 @@
+//! The slots that datagrams are received into: lent to the kernel through a provided-buffer ring, then to the roles as
+//! [`Bytes`], whose last drop, on whatever core, gives the slot back.
+//!
+//! A slot is in one place at a time. *Lent*: its entry is in the buffer ring and the kernel may write to it. *Taken*: a
+//! completion named it; only we read it, perhaps through a `Bytes`. *Returned*: its id is in the queue. The ring's owner
+//! alone moves slots from taken or returned to lent, and alone moves the ring's tail.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::ops::Range;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use bytes::Bytes;
+use crossbeam::queue::ArrayQueue;
+use io_uring::Submitter;
+use io_uring::types::BufRingEntry;
+
+use crate::runtime::error::Refusal;
+
+/// Copying less than this costs less than a slot's way through another core and back; and a small result does not pin a
+/// large slot.
+const COPY_BELOW: usize = 512;
+
+const PAGE: usize = 4_096;
+
+/// Zeroed memory that does not move.
+struct Memory {
+    start: NonNull<u8>,
+    layout: Layout,
+}
+
+impl Memory {
+    fn new(size: usize) -> Memory {
+        let layout = Layout::from_size_align(size.max(1), PAGE).expect("a ring's size is bounded by its configuration");
+        // SAFETY: the layout's size is not zero.
+        let start = unsafe { alloc_zeroed(layout) };
+        Memory { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), layout }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout, freed once.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+    }
+}
+
+/// The slots themselves. Lives as long as the ring or any `Bytes` in it.
+struct Pool {
+    memory: Memory,
+    each: usize,
+    returned: ArrayQueue<u16>,
+}
+
+// SAFETY: `memory` is plain bytes. A taken slot is only read, by whoever holds the `Slot`; a lent one is only written, by
+// the kernel; the change from taken to lent goes through `returned`, whose push and pop synchronise.
+unsafe impl Send for Pool {}
+// SAFETY: as above.
+unsafe impl Sync for Pool {}
+
+/// A range of a taken slot. Its drop returns the slot.
+struct Slot {
+    pool: Arc<Pool>,
+    id: u16,
+    range: Range<u32>,
+}
+
+impl AsRef<[u8]> for Slot {
+    fn as_ref(&self) -> &[u8] {
+        self.pool.slice(self.id, self.range.start as usize..self.range.end as usize)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.pool.returned.push(self.id).expect("the queue holds every slot, and each is in one place");
+    }
+}
+
+impl Pool {
+    /// Bytes of a taken slot.
+    fn slice(&self, id: u16, range: Range<usize>) -> &[u8] {
+        assert!(range.start <= range.end && range.end <= self.each);
+        let offset = usize::from(id) * self.each + range.start;
+        assert!(offset + range.len() <= self.memory.layout.size());
+        // SAFETY: in bounds by the assertions, initialised (zeroed, then written by the kernel), and nobody writes: callers
+        // name taken slots only (`SlotRing::take`, `Slot`), which stay taken while they borrow.
+        unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(offset), range.len()) }
+    }
+}
+
+/// A provided-buffer ring and the slots in it, owned by the thread of its io_uring.
+pub(super) struct SlotRing {
+    pool: Arc<Pool>,
+    entries: Memory,
+    count: u16,
+    group: u16,
+    tail: u16,
+    lent: Vec<bool>,
+    out: usize,
+}
+
+impl SlotRing {
+    /// `count` slots (a power of two) for datagrams of up to `each` bytes, headers of the kernel included, all lent.
+    pub(super) fn new(group: u16, count: u16, each: usize) -> SlotRing {
+        assert!(count.is_power_of_two());
+        let each = each.next_multiple_of(64);
+        let memory = Memory::new(each * usize::from(count));
+        let entries = Memory::new(size_of::<BufRingEntry>() * usize::from(count));
+        let pool = Arc::new(Pool { memory, each, returned: ArrayQueue::new(usize::from(count)) });
+        let out = usize::from(count);
+        let mut ring = SlotRing { pool, entries, count, group, tail: 0, lent: vec![false; out], out };
+        (0..count).for_each(|id| ring.lend(id));
+        ring.publish();
+        ring
+    }
+
+    /// Hands the ring to the kernel.
+    ///
+    /// # Safety
+    /// The ring must stay alive, and not be dropped, until its group is unregistered (or the kernel's ring is gone) and no
+    /// receive that selects from the group is armed.
+    pub(super) unsafe fn register(&self, submitter: &Submitter<'_>) -> Result<(), Refusal> {
+        let doing = "registering a provided-buffer ring";
+        // SAFETY: `entries` is page-aligned, holds `count` entries and, by the caller, lives as long as it is registered.
+        unsafe { submitter.register_buf_ring_with_flags(self.entries.start.as_ptr() as u64, self.count, self.group, 0) }
+            .map_err(|e| Refusal::Other { doing, errno: e.raw_os_error().unwrap_or(0) })
+    }
+
+    /// The group that receives select from.
+    pub(super) fn group(&self) -> u16 {
+        self.group
+    }
+
+    /// Slots neither lent nor waiting to be lent again: their datagrams are in use.
+    #[cfg(test)]
+    pub(super) fn out(&self) -> usize {
+        self.out
+    }
+
+    /// A completion named this slot: it is ours now. False, and nothing happens, if it was not lent.
+    pub(super) fn take(&mut self, id: u16) -> bool {
+        let taken = self.lent.get_mut(usize::from(id)).is_some_and(|lent| std::mem::replace(lent, false));
+        self.out += usize::from(taken);
+        taken
+    }
+
+    /// The first `len` bytes of a slot just taken.
+    pub(super) fn peek(&self, id: u16, len: usize) -> &[u8] {
+        assert!(!self.lent[usize::from(id)]);
+        self.pool.slice(id, 0..len.min(self.pool.each))
+    }
+
+    /// A range of a slot just taken, as `Bytes`; the slot is theirs, or lent again if the range was copied. Whether it was
+    /// copied for want of slots.
+    pub(super) fn bytes(&mut self, id: u16, range: Range<usize>) -> (Bytes, bool) {
+        assert!(!self.lent[usize::from(id)]);
+        let scarce = self.out > usize::from(self.count) * 3 / 4;
+        if range.len() < COPY_BELOW || scarce {
+            let copy = Bytes::copy_from_slice(self.pool.slice(id, range.clone()));
+            self.lend(id);
+            return (copy, scarce && range.len() >= COPY_BELOW);
+        }
+        assert!(range.end <= self.pool.each);
+        (Bytes::from_owner(Slot { pool: self.pool.clone(), id, range: range.start as u32..range.end as u32 }), false)
+    }
+
+    /// Puts a taken slot into the ring. The kernel sees it after [`publish`](Self::publish).
+    pub(super) fn lend(&mut self, id: u16) {
+        let lent = &mut self.lent[usize::from(id)];
+        assert!(!std::mem::replace(lent, true), "a slot is in one place");
+        self.out -= 1;
+        let at = usize::from(self.tail & (self.count - 1));
+        // SAFETY: within the `count` entries; fewer than `count` others are lent, so the kernel has consumed what stood
+        // here. Reference to entry 0's last field, the tail, is made nowhere while this one lives.
+        let entry = unsafe { &mut *self.entries.start.as_ptr().cast::<BufRingEntry>().add(at) };
+        // SAFETY: `id` is below `count` by the index above, so the sum stays within the pool.
+        let start = unsafe { self.pool.memory.start.as_ptr().add(usize::from(id) * self.pool.each) };
+        entry.set_addr(start as u64);
+        entry.set_len(self.pool.each as u32);
+        entry.set_bid(id);
+        self.tail = self.tail.wrapping_add(1);
+    }
+
+    /// Shows the kernel what was lent.
+    pub(super) fn publish(&mut self) {
+        // SAFETY: `entries` starts with an initialised entry.
+        let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
+        // SAFETY: aligned, alive, and touched by atomics only on our side; the kernel reads it with acquire.
+        unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
+    }
+
+    /// Lends and shows what was returned.
+    pub(super) fn reclaim(&mut self) {
+        while let Some(id) = self.pool.returned.pop() {
+            self.lend(id);
+        }
+        self.publish();
+    }
+
+    /// Gives up the memory for good: for when the kernel may still write to it.
+    pub(super) fn leak(self) {
+        std::mem::forget(self);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slot_is_in_one_place_and_comes_back_from_any_thread() {
+        let mut ring = SlotRing::new(0, 16, 2_000);
+        assert_eq!(ring.out(), 0);
+        assert!(ring.take(3));
+        assert!(!ring.take(3), "taken once");
+        assert!(!ring.take(16), "no such slot");
+        let (bytes, scarce) = ring.bytes(3, 100..1_900);
+        assert_eq!((bytes.len(), scarce, ring.out()), (1_800, false, 1));
+        let part = bytes.slice(10..20);
+        drop(bytes);
+        ring.reclaim();
+        assert_eq!(ring.out(), 1, "a slice holds its slot");
+        std::thread::spawn(move || drop(part)).join().unwrap();
+        ring.reclaim();
+        assert_eq!(ring.out(), 0);
+        assert!(ring.take(3), "lent again");
+    }
+
+    #[test]
+    fn small_datagrams_and_those_that_find_slots_scarce_are_copied() {
+        let mut ring = SlotRing::new(0, 16, 2_000);
+        assert!(ring.take(0));
+        let (small, scarce) = ring.bytes(0, 0..100);
+        assert_eq!((small.len(), scarce, ring.out()), (100, false, 0));
+        let mut held = Vec::new();
+        for id in 0..16 {
+            assert!(ring.take(id));
+            held.push(ring.bytes(id, 0..2_000));
+        }
+        assert_eq!(held.iter().filter(|(_, scarce)| *scarce).count(), 4);
+        assert_eq!(ring.out(), 12);
+    }
+
+    #[test]
+    fn bytes_outlive_their_ring() {
+        let mut ring = SlotRing::new(0, 16, 2_000);
+        assert!(ring.take(5));
+        let (bytes, _) = ring.bytes(5, 0..1_000);
+        drop(ring);
+        assert!(bytes.iter().all(|&b| b == 0));
+    }
+
+    #[test]
+    #[should_panic(expected = "a slot is in one place")]
+    fn lending_twice_is_our_bug() {
+        SlotRing::new(0, 16, 2_000).lend(0);
+    }
+}

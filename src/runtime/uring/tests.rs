@@ -1,0 +1,294 @@
+use std::net::UdpSocket;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use super::super::bind::UdpConfig;
+use super::super::sockets::Sockets;
+use super::super::tests::{
+    PATIENCE, bound_alone, bound_pair, datagrams_end_waits, echo, outgoing, take, thread_cpu, wakes_and_deadlines,
+};
+use super::super::{LoopCounters, Stop, WaitPolicy, drive};
+use super::*;
+use crate::transport::{Head, Machine};
+
+fn open(bound: Bound) -> Uring {
+    Uring::open(bound).map_err(|(_, error)| error).expect("these tests need io_uring")
+}
+
+fn r(i: u8) -> Peer {
+    Peer::Replica(ReplicaId(i))
+}
+
+/// `n` replicas on ports that the kernel chose, who know each other.
+fn replicas(n: u8) -> Vec<Bound> {
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let bind = |i| Bound::bind(UdpConfig::replica(ReplicaId(i), vec![any; usize::from(n)])).unwrap();
+    let mut bound: Vec<Bound> = (0..n).map(bind).collect();
+    let addresses: Vec<SocketAddr> = bound.iter().map(Bound::local_address).collect();
+    bound.iter_mut().for_each(|b| b.meet(addresses.clone()));
+    bound
+}
+
+fn two() -> (Uring, Uring) {
+    let mut bound = replicas(2);
+    let b = bound.pop().unwrap();
+    (open(bound.pop().unwrap()), open(b))
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < PATIENCE, "{what}");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn uring_echoes_small_large_and_many() {
+    for (total, window, size) in [(200, 1, 0), (5_000, 64, 100), (2_000, 200, 600), (1_000, 16, 8_000)] {
+        let (server, client) = bound_pair();
+        let mut client = open(client);
+        echo(move || open(server), &mut client, total, window, size);
+        assert!(client.counters().read().received >= total);
+    }
+}
+
+#[test]
+fn uring_and_sockets_understand_each_other() {
+    let (server, client) = bound_pair();
+    echo(move || Sockets::open(server), &mut open(client), 500, 8, 1_000);
+    let (server, client) = bound_pair();
+    echo(move || open(server), &mut Sockets::open(client), 500, 8, 1_000);
+}
+
+#[test]
+fn uring_wakes_and_times_out() {
+    wakes_and_deadlines(&mut open(bound_alone().0));
+}
+
+#[test]
+fn datagrams_end_the_waits_of_uring() {
+    let (server, client) = bound_pair();
+    datagrams_end_waits(&mut open(server), &mut open(client));
+}
+
+#[test]
+fn replicas_arrive_at_their_connected_sockets_and_strangers_at_the_other() {
+    let (mut a, mut b) = two();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for i in 0..50u8 {
+        b.send(&mut vec![outgoing(r(0), b"peer", &[i]), outgoing(r(0), b"large", &vec![i; 3_000])]);
+        stranger.send_to(&[i], a.local_address()).unwrap();
+    }
+    let got = take(&mut a, 150);
+    let from_peer = got.iter().filter(|d| d.from == r(1)).count();
+    let from_stranger = got.iter().filter(|d| d.from == Peer::Address(stranger.local_addr().unwrap())).count();
+    assert_eq!((from_peer, from_stranger), (100, 50));
+    // What the stranger sent was never in a slot of the replicas: only what is large and of the peer is held.
+    assert_eq!(a.slots_out(), (50, 0));
+    drop(got);
+    assert_eq!(a.slots_out(), (0, 0));
+    a.send(&mut vec![outgoing(Peer::Address(stranger.local_addr().unwrap()), b"re", b"ply")]);
+    let mut buffer = [0; 10];
+    let (len, from) = stranger.recv_from(&mut buffer).unwrap();
+    assert_eq!((&buffer[..len], from), (b"reply".as_slice(), a.local_address()));
+}
+
+#[test]
+fn nobody_can_join_the_address_afterwards() {
+    let (a, _b) = two();
+    let config = UdpConfig { bind: a.local_address(), ..UdpConfig::client(vec![a.local_address()]) };
+    assert!(matches!(Bound::bind(config), Err(Error::AddressInUse { .. })));
+    let thief = new_socket(a.local_address()).unwrap();
+    thief.set_reuse_port(true).unwrap();
+    thief.set_reuse_address(true).unwrap();
+    assert!(thief.bind(&a.local_address().into()).is_err());
+}
+
+#[test]
+fn a_burst_beyond_the_slots_loses_nothing() {
+    let mut bound = replicas(2);
+    let mut b = open(bound.pop().unwrap());
+    let mut a = bound.pop().unwrap();
+    a.config.slots = (16, 16);
+    let mut a = open(a);
+    let total = 3_000;
+    b.send(&mut (0..total).map(|i: u32| outgoing(r(0), &i.to_le_bytes(), &[7; 100])).collect());
+    let got = take(&mut a, total as usize);
+    for (datagram, i) in got.iter().zip(0u32..) {
+        assert_eq!(datagram.bytes[..4], i.to_le_bytes(), "one socket delivers in order");
+    }
+    assert!(
+        a.counters().read().slots_out > 0,
+        "16 slots cannot hold what one enter receives: {:?}",
+        a.counters().read()
+    );
+}
+
+#[test]
+fn slots_held_forever_starve_nobody_and_come_back_from_other_threads() {
+    let (mut a, mut b) = two();
+    let mut held: Vec<Bytes> = Vec::new();
+    for round in 0..20u8 {
+        b.send(&mut (0..64).map(|_| outgoing(r(0), b"", &[round; 1_000])).collect());
+        held.extend(take(&mut a, 64).into_iter().map(|d| d.bytes));
+    }
+    let counts = a.counters().read();
+    assert!(counts.copied_scarce >= 1_280 - 512, "{counts:?}");
+    assert!(a.slots_out().0 <= 512 * 3 / 4 + 1);
+    let (to_other, from_here) = mpsc::channel::<Bytes>();
+    let other = thread::spawn(move || from_here.into_iter().map(|b| usize::from(b[500])).sum::<usize>());
+    held.into_iter().for_each(|bytes| to_other.send(bytes).unwrap());
+    // Meanwhile the ring goes on.
+    for round in 0..20u8 {
+        b.send(&mut (0..64).map(|_| outgoing(r(0), b"", &[round; 1_000])).collect());
+        for datagram in take(&mut a, 64) {
+            assert!(datagram.bytes.iter().all(|&b| b == round), "a slot was given away while in use");
+            to_other.send(datagram.bytes).unwrap();
+        }
+    }
+    drop(to_other);
+    assert_eq!(other.join().unwrap(), 2 * 64 * (0..20).sum::<usize>());
+    assert_eq!(a.slots_out(), (0, 0));
+}
+
+#[test]
+fn a_refused_peer_is_heard_again_when_it_is_back() {
+    let mut bound = replicas(2);
+    let b = bound.pop().unwrap();
+    let address = b.local_address();
+    let mut a = open(bound.pop().unwrap());
+    drop(b);
+    wait_until("refusals end the receive or the send", || {
+        a.send(&mut vec![outgoing(r(1), b"", b"anybody?")]);
+        a.receive(&mut Vec::new());
+        let counts = a.counters().read();
+        counts.rearmed + counts.send_refused > 3
+    });
+    let b = UdpSocket::bind(address).unwrap();
+    b.set_nonblocking(true).unwrap();
+    let mut buffer = [0; 10];
+    wait_until("the peer hears us", || {
+        a.send(&mut vec![outgoing(r(1), b"", b"hello")]);
+        b.recv(&mut buffer).is_ok_and(|len| &buffer[..len] == b"hello")
+    });
+    b.send_to(b"back", a.local_address()).unwrap();
+    assert_eq!((take(&mut a, 1)[0].from, a.disarmed.len()), (r(1), 0));
+}
+
+#[test]
+fn empty_and_oversize_datagrams_do_no_harm() {
+    let (mut a, b) = two();
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (a_address, peer) = (a.local_address(), &b.sockets[0]);
+    for _ in 0..10 {
+        for socket in [&stranger, &UdpSocket::from(peer.try_clone().unwrap())] {
+            socket.send_to(&[], a_address).unwrap();
+            socket.send_to(&[1; 8_193], a_address).unwrap();
+            socket.send_to(&[1; 60_000], a_address).unwrap();
+            socket.send_to(&[2; 8_192], a_address).unwrap();
+        }
+    }
+    let mut got = Vec::new();
+    wait_until("all full datagrams arrive", || {
+        a.receive(&mut got);
+        got.iter().filter(|d| d.bytes.len() == 8_192).count() == 20
+    });
+    assert!(got.iter().all(|d| d.bytes.is_empty() || d.bytes.iter().all(|&b| b == 2)));
+    assert_eq!(a.counters().read().oversize, 40);
+    got.clear();
+    assert_eq!(a.slots_out(), (0, 0));
+}
+
+#[test]
+fn what_cannot_be_sent_is_counted_and_the_rest_goes() {
+    let (mut a, mut b) = two();
+    b.send(&mut vec![
+        outgoing(r(0), b"1", b""),
+        outgoing(r(9), b"", b"nobody"),
+        outgoing(r(0), b"", &[0; 9_000]),
+        outgoing(Peer::Address("[::1]:9".parse().unwrap()), b"", b"other family"),
+        outgoing(r(0), b"2", b""),
+        Outgoing { to: r(0), head: Head::EMPTY, body: Bytes::new() },
+    ]);
+    let got = take(&mut a, 2);
+    assert_eq!((&got[0].bytes[..], &got[1].bytes[..]), (b"1".as_slice(), b"2".as_slice()));
+    wait_until("failures complete", || {
+        b.receive(&mut Vec::new());
+        b.counters().read().send_failed == 3
+    });
+}
+
+#[test]
+fn drops_in_the_kernel_are_counted() {
+    let mut bound = replicas(2);
+    let mut b = open(bound.pop().unwrap());
+    let mut a = bound.pop().unwrap();
+    a.config.receive_buffer = 0;
+    let mut a = open(a);
+    b.send(&mut (0..2_000).map(|_| outgoing(r(0), b"", &[0; 4_000])).collect());
+    wait_until("drops are seen", || {
+        a.drops_read = Time(0);
+        let now = a.now();
+        a.sample_drops(now);
+        a.counters().read().kernel_drops > 0
+    });
+    let counts = a.counters().read();
+    let got = take(&mut a, 2_000 - counts.kernel_drops as usize).len();
+    assert_eq!(got as u64 + counts.kernel_drops, 2_000);
+}
+
+#[test]
+fn datagrams_outlive_their_transport() {
+    let (mut a, mut b) = two();
+    b.send(&mut vec![outgoing(r(0), b"", &[9; 5_000])]);
+    let got = take(&mut a, 1);
+    b.send(&mut vec![outgoing(r(0), b"", &[8; 5_000]); 100]);
+    drop(a);
+    b.send(&mut vec![outgoing(r(0), b"", &[7; 5_000]); 100]);
+    assert!(got[0].bytes.iter().all(|&b| b == 9));
+}
+
+#[test]
+fn transports_come_and_go() {
+    let (_, address) = bound_alone();
+    for _ in 0..50 {
+        // The port is free as soon as the transport is gone.
+        let config = UdpConfig { bind: address, ..UdpConfig::client(vec!["127.0.0.1:9".parse().unwrap()]) };
+        drop(open(Bound::bind(config).unwrap()));
+    }
+}
+
+struct Silent;
+
+impl Machine for Silent {
+    fn turn(&mut self, _: Time, inbox: &mut Vec<Datagram>, _: &mut Vec<Outgoing>) {
+        inbox.clear();
+    }
+    fn deadline(&self) -> Time {
+        Time::NEVER
+    }
+}
+
+#[test]
+fn an_idle_uring_parks() {
+    let (bound, _) = bound_alone();
+    let (stop, loops) = (Stop::new(), Arc::new(LoopCounters::default()));
+    let thread = thread::spawn({
+        let (stop, loops) = (stop.clone(), loops.clone());
+        move || {
+            let mut transport = open(bound);
+            let before = thread_cpu();
+            drive(&mut Silent, &mut transport, &stop, &WaitPolicy::default(), &loops);
+            thread_cpu() - before
+        }
+    });
+    thread::sleep(Duration::from_millis(500));
+    stop.stop();
+    let cpu = thread.join().unwrap();
+    assert!(cpu < Duration::from_millis(50), "an idle half second took {cpu:?} of CPU");
+    assert!(loops.read().parks <= 3, "{:?}", loops.read());
+}
