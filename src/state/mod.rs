@@ -13,6 +13,8 @@
 mod alloc;
 mod cell;
 mod digest;
+mod extent;
+mod map;
 mod page;
 mod region;
 mod undo;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 
 pub use cell::{Cell, Fixed};
 pub use digest::{Checkpoint, Cv, Digester, Progress, RegionRoot, Tree, differing_pages};
+pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};
 pub use page::{Full, Page, PageId};
 pub use region::{PageMut, Region};
 
