@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod execution;
 pub mod limits;
+pub mod protocol;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod services;

@@ -16,8 +16,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
 use crate::wire::{Choice, Message, PrePrepare, SignedCheckpoint, Vote};
-use checkpoints::Checkpoints;
 pub use certificate::Certificate;
+use checkpoints::Checkpoints;
 pub use config::Config;
 pub use interface::{Action, Event, Notice, PersistToken, Record};
 use log::Log;
@@ -261,7 +261,9 @@ impl Agreement {
             Event::PrePrepare(message, authentic) => {
                 let Some(from) = self.hear(&message) else { return };
                 match message.into_inner() {
-                    Message::PrePrepare(pre_prepare) => self.receive(from, Ordering::PrePrepare(pre_prepare, authentic)),
+                    Message::PrePrepare(pre_prepare) => {
+                        self.receive(from, Ordering::PrePrepare(pre_prepare, authentic))
+                    }
                     other => unreachable!("the network role sends only pre-prepares this way, not {other:?}"),
                 }
             }

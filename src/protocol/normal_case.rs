@@ -118,10 +118,7 @@ impl Agreement {
 
     fn propose(&mut self, packs: Vec<Pack>) {
         let n = self.last_proposed.next();
-        let choice = Choice {
-            time: self.now.0.max(self.last_choice.time + 1),
-            seed: mix(self.config.seed ^ mix(n.0)),
-        };
+        let choice = Choice { time: self.now.0.max(self.last_choice.time + 1), seed: mix(self.config.seed ^ mix(n.0)) };
         let batch = Arc::new(Batch::new(choice, packs));
         self.last_proposed = n;
         self.counters.proposed += 1;

@@ -9,11 +9,11 @@ use crate::wire::{Batch, Committed, Message, Pack, Status, Vote};
 impl Agreement {
     /// Whether something is missing here that a peer may have.
     fn is_missing(&self) -> bool {
-        let behind = self.peers.values().any(|peer| {
-            peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after
-        });
-        self.votes()
-            && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
+        let behind = self
+            .peers
+            .values()
+            .any(|peer| peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after);
+        self.votes() && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
     }
 
     /// Starts or stops the status timer.
