@@ -14,6 +14,8 @@ mod alloc;
 mod cell;
 mod digest;
 mod extent;
+mod heap;
+mod log;
 mod map;
 mod page;
 mod region;
@@ -24,6 +26,8 @@ use std::sync::Arc;
 
 pub use cell::{Cell, Fixed};
 pub use digest::{Checkpoint, Cv, Digester, Progress, RegionRoot, Tree, differing_pages};
+pub use heap::{BlobId, Heap};
+pub use log::{Log, LogId};
 pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};
 pub use page::{Full, Page, PageId};
 pub use region::{PageMut, Region};
