@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::clients::ClientTable;
 use super::mac::{MacKey, Tag};
+use super::signatures::Signatures;
 use super::signer::{self, statement};
 use super::{
     Clients, Envelope, Identity, Opened, Principal, PublicIdentity, Reject, Replies, Rights, Signer, Verified,
@@ -160,6 +161,7 @@ pub struct Keyring {
     pub(super) derivation: Derivation,
     pub(super) replicas: Vec<ReplicaKeys>,
     pub(super) clients: ClientTable,
+    signatures: Signatures,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -215,7 +217,17 @@ impl Keyring {
             replicas.push(ReplicaKeys { verifying, pair });
         }
         let tag = cluster_tag(&cluster);
-        Ok(Keyring { me, mode, size, tag, keys, derivation, replicas, clients: ClientTable::default() })
+        Ok(Keyring {
+            me,
+            mode,
+            size,
+            tag,
+            keys,
+            derivation,
+            replicas,
+            clients: ClientTable::default(),
+            signatures: Signatures::default(),
+        })
     }
 
     /// Whose keys these are.
@@ -368,18 +380,15 @@ impl Keyring {
         Ok(Verified::new(Principal::Client(pack.client(), pack.endpoint()), pack))
     }
 
-    /// [`Self::verify_pack`], when only the answer is wanted.
-    ///
-    /// # Errors
-    /// The same.
-    pub fn check_pack(&mut self, pack: &Pack) -> Result<(), Reject> {
+    /// Whether [`Self::verify_pack`] would have to check a signature: it is signed, and not one of the last that were
+    /// good.
+    pub fn costs_signature(&self, pack: &Pack) -> bool {
+        pack.is_signed() && !self.signatures.contains(pack)
+    }
+
+    fn check_pack(&mut self, pack: &Pack) -> Result<(), Reject> {
         let Principal::Replica(me) = self.me else { return Err(Reject::WrongRole) };
         let (clients, client, endpoint) = (&self.keys.clients, pack.client(), pack.endpoint());
-        let permitted = |rights: Rights| match pack.is_read_only() {
-            true if rights.read => Ok(()),
-            false if rights.write => Ok(()),
-            _ => Err(Reject::NotPermitted),
-        };
         match pack.proof() {
             Proof::Vector(_) if pack.opens_session() => Err(Reject::UnsignedOpen),
             Proof::Vector(_) if self.mode == AuthMode::Signature => Err(Reject::WrongProof),
@@ -387,23 +396,31 @@ impl Keyring {
                 let entry = entries.get(usize::from(me.0)).filter(|_| entries.len() == self.size.n());
                 let entry = entry.ok_or(Reject::BadEntry)?;
                 self.clients.check(&self.derivation, clients, client, endpoint, |pair, rights| {
-                    permitted(rights)?;
+                    permitted(pack, rights)?;
                     if pair.receive.verify(&pack.digest(), entry) { Ok(()) } else { Err(Reject::BadEntry) }
                 })
             }
             Proof::Signature { identity, signature } => {
                 let public = PublicIdentity::from_bytes(identity);
                 let signed = statement(&self.keys, Domain::Pack, &pack.digest());
+                let known_good = self.signatures.contains(pack);
                 self.clients.check_signature(&self.derivation, clients, client, &public, |key, rights| {
-                    permitted(rights)?;
-                    signer::verify(key, &signed, signature)
+                    permitted(pack, rights)?;
+                    if known_good { Ok(()) } else { signer::verify(key, &signed, signature) }
                 })?;
+                self.signatures.insert(pack);
                 // The replies need keys even if no MAC of this endpoint was ever checked.
                 self.clients.learn(&self.derivation, clients, client, endpoint);
                 Ok(())
             }
         }
     }
+}
+
+/// Read-only packs need the right to read, all others the right to write.
+fn permitted(pack: &Pack, rights: Rights) -> Result<(), Reject> {
+    let may = if pack.is_read_only() { rights.read } else { rights.write };
+    if may { Ok(()) } else { Err(Reject::NotPermitted) }
 }
 
 fn tag(proof: &[u8]) -> Result<Tag, Reject> {

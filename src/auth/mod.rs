@@ -17,6 +17,7 @@ mod keyring;
 mod mac;
 mod reject;
 mod seal;
+mod signatures;
 mod signer;
 mod verified;
 

@@ -4,7 +4,7 @@
 //! `ceil(total / count)` bytes (the last one may be shorter). Each piece is authenticated by itself, so that nobody
 //! else can spoil a reassembly; what comes out is opened like any datagram.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -89,11 +89,14 @@ pub enum Assembled {
 #[derive(Debug)]
 pub struct Reassembler {
     limits: ReassemblyLimits,
-    partial: BTreeMap<u64, Partial>,
+    partial: BTreeMap<Key, Partial>,
     bytes: usize,
-    /// The highest message completed: older retransmitted pieces must not start again what is done.
-    completed: Completed,
+    /// What was completed of late: a piece that comes twice must not begin a message again.
+    completed: VecDeque<Key>,
 }
+
+/// Origin and message number.
+type Key = (u64, u64);
 
 /// Bounds of one sender's unfinished messages.
 #[derive(Clone, Copy, Debug)]
@@ -112,63 +115,70 @@ impl Default for ReassemblyLimits {
     }
 }
 
+impl ReassemblyLimits {
+    /// One sentence if a bound is wrong.
+    ///
+    /// # Errors
+    /// The sentence.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.bytes_max < TOTAL_MAX {
+            return Err(format!("reassembly of {} bytes: one message of {TOTAL_MAX} must fit", self.bytes_max));
+        }
+        if self.entries_max == 0 {
+            return Err("reassembly of no message at all".to_owned());
+        }
+        Ok(())
+    }
+}
+
 #[derive(Debug)]
 struct Partial {
     plan: FragmentPlan,
     buffer: Vec<u8>,
     have: Vec<u64>,
     missing: usize,
+    begun: Time,
     touched: Time,
 }
 
-/// The last few completed message numbers.
-#[derive(Debug, Default)]
-struct Completed {
-    recent: std::collections::VecDeque<u64>,
-}
-
-impl Completed {
-    const KEPT: usize = 64;
-
-    fn insert(&mut self, message: u64) {
-        if self.recent.len() == Self::KEPT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(message);
-    }
-
-    fn contains(&self, message: u64) -> bool {
-        self.recent.contains(&message)
-    }
-}
+/// Completed messages that are remembered.
+const COMPLETED_KEPT: usize = 64;
 
 impl Reassembler {
     /// Nothing begun.
     pub fn new(limits: ReassemblyLimits) -> Reassembler {
-        assert!(limits.bytes_max >= TOTAL_MAX && limits.entries_max >= 1, "one message of any size must fit");
-        Reassembler { limits, partial: BTreeMap::new(), bytes: 0, completed: Completed::default() }
+        assert_eq!(limits.validate(), Ok(()));
+        Reassembler { limits, partial: BTreeMap::new(), bytes: 0, completed: VecDeque::new() }
     }
 
-    /// Takes a piece. To make room for a new message the oldest unfinished ones go.
+    /// Takes a piece. Message numbers are distinct within an `origin`: a client endpoint, or 0 for a replica. To make
+    /// room for a new message the oldest unfinished ones go; how many is added to `dropped`.
     ///
     /// # Errors
     /// [`Malformed`] if the header contradicts itself, the piece, or earlier pieces of the message.
-    pub fn insert(&mut self, now: Time, header: FragmentHeader, piece: &[u8]) -> Result<Assembled, Malformed> {
+    pub fn insert(
+        &mut self,
+        now: Time,
+        origin: u64,
+        header: FragmentHeader,
+        piece: &[u8],
+        dropped: &mut u64,
+    ) -> Result<Assembled, Malformed> {
         let plan = FragmentPlan::received(&header)?;
         let index = usize::from(header.index);
         if piece.len() != plan.range(index).len() {
             return Err(Malformed::Inconsistent);
         }
-        if self.completed.contains(header.message) {
+        let key = (origin, header.message);
+        if self.completed.contains(&key) {
             return Ok(Assembled::Partial);
         }
-        if !self.partial.contains_key(&header.message) {
-            self.expire(now);
-            self.make_room(plan.total);
+        if !self.partial.contains_key(&key) {
+            *dropped += self.expire(now) + self.make_room(plan.total);
             self.bytes += plan.total;
-            self.partial.insert(header.message, Partial::new(plan));
+            self.partial.insert(key, Partial::new(plan, now));
         }
-        let partial = self.partial.get_mut(&header.message).expect("inserted above");
+        let partial = self.partial.get_mut(&key).expect("inserted above");
         if partial.plan != plan {
             return Err(Malformed::Inconsistent);
         }
@@ -176,23 +186,20 @@ impl Reassembler {
         if !partial.insert(index, piece) || partial.missing > 0 {
             return Ok(Assembled::Partial);
         }
-        let whole = self.remove(header.message).expect("just completed");
-        self.completed.insert(header.message);
+        let whole = self.remove(key).expect("just completed");
+        if self.completed.len() == COMPLETED_KEPT {
+            self.completed.pop_front();
+        }
+        self.completed.push_back(key);
         Ok(Assembled::Complete(Bytes::from(whole.buffer)))
     }
 
     /// Drops what has timed out; how many messages.
-    pub fn expire(&mut self, now: Time) -> usize {
-        let due: Vec<u64> = self
-            .partial
-            .iter()
-            .filter(|(_, p)| now.since(p.touched) >= self.limits.timeout)
-            .map(|(&message, _)| message)
-            .collect();
-        for message in &due {
-            self.remove(*message);
-        }
-        due.len()
+    pub fn expire(&mut self, now: Time) -> u64 {
+        let timeout = self.limits.timeout;
+        let due = |partial: &Partial| now.since(partial.touched) >= timeout;
+        let keys: Vec<Key> = self.partial.iter().filter(|(_, partial)| due(partial)).map(|(&key, _)| key).collect();
+        keys.iter().filter(|key| self.remove(**key).is_some()).count() as u64
     }
 
     /// Bytes of buffers held.
@@ -210,31 +217,35 @@ impl Reassembler {
         self.partial.is_empty()
     }
 
-    /// Drops the oldest unfinished message. False if there is none.
+    /// Drops the unfinished message that was begun first. False if there is none.
     pub fn evict_oldest(&mut self) -> bool {
-        // Message numbers rise with time at their sender: the smallest is the oldest.
-        self.partial.keys().next().copied().is_some_and(|oldest| self.remove(oldest).is_some())
+        let oldest = self.partial.iter().min_by_key(|(_, partial)| partial.begun).map(|(&key, _)| key);
+        oldest.is_some_and(|key| self.remove(key).is_some())
     }
 
-    fn make_room(&mut self, total: usize) {
+    fn make_room(&mut self, total: usize) -> u64 {
+        let mut dropped = 0;
         while self.partial.len() >= self.limits.entries_max || self.bytes + total > self.limits.bytes_max {
             assert!(self.evict_oldest(), "an empty reassembler has room for any message");
+            dropped += 1;
         }
+        dropped
     }
 
-    fn remove(&mut self, message: u64) -> Option<Partial> {
-        let partial = self.partial.remove(&message)?;
+    fn remove(&mut self, key: Key) -> Option<Partial> {
+        let partial = self.partial.remove(&key)?;
         self.bytes -= partial.plan.total;
         Some(partial)
     }
 }
 
 impl Partial {
-    fn new(plan: FragmentPlan) -> Partial {
+    fn new(plan: FragmentPlan, now: Time) -> Partial {
         // Zeroed large blocks come from the system untouched: a liar that announces much and sends little costs address
         // space, not memory.
         let buffer = vec![0; plan.total];
-        Partial { plan, buffer, have: vec![0; plan.count.div_ceil(64)], missing: plan.count, touched: Time::default() }
+        let have = vec![0; plan.count.div_ceil(64)];
+        Partial { plan, buffer, have, missing: plan.count, begun: now, touched: now }
     }
 
     /// False if the piece was there.

@@ -1,0 +1,566 @@
+//! The network role: datagrams to authentic messages, messages to as few datagrams as can be.
+//!
+//! ```text
+//! receive(now, datagram, &mut inbound)     any bytes: authentic items, or a count of why not
+//! send, broadcast, reply                   what is to be said in this turn
+//! flush(now, &mut outgoing)                one envelope for each peer, if it fits; replies before all else
+//! deadline()                               when flush must run again though nothing is said
+//! ```
+//! What is the same for all replicas is one envelope: one body, one digest, a MAC each. A replica to which something
+//! else is to be said as well gets both in an envelope of its own.
+
+mod pacer;
+mod peers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+
+pub use pacer::Pace;
+use pacer::Pacer;
+pub use peers::Rate;
+use peers::{ClientPeers, Quota, Sender};
+
+use crate::auth::{AuthMode, Keyring, Opened, Part, Principal, Reject, Rejects, Verified};
+use crate::execution::Reply;
+use crate::limits;
+use crate::transport::{Datagram, Head, Outgoing, Peer};
+use crate::types::{ClientId, ClusterSize, EndpointId, ReplicaId, Time, View};
+use crate::wire::codec::{REPLIES_HEAD, reply_len};
+use crate::wire::fragment::{Assembled, ReassemblyLimits};
+use crate::wire::frame::FRAME_HEAD;
+use crate::wire::header::{HEADER, MAC, SIGNATURE};
+use crate::wire::{
+    FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, Outcome, Pack, Proposed, ReplyEntry, ReplyResult,
+    SignedCheckpoint, default_replier,
+};
+
+/// Bounds of the network role.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    /// The largest datagram to send, in bytes of UDP payload. The default fits an Ethernet frame under IPv6.
+    pub datagram_max: usize,
+    /// Unfinished messages of each replica.
+    pub replica_reassembly: ReassemblyLimits,
+    /// Unfinished messages of each client identity.
+    pub client_reassembly: ReassemblyLimits,
+    /// Bytes of unfinished messages of all clients together. Above it the client that holds most loses its oldest.
+    pub clients_reassembly_max: usize,
+    /// Signatures of packs that are checked for one client (P2); in signature mode, where all are signed, 64 times as
+    /// many. A replica that hands on packs may hand on so many bad ones: a correct one hands on none.
+    pub signatures: Rate,
+    /// Signatures that are checked for everybody whom an open cluster does not know yet, together.
+    pub newcomers: Rate,
+    /// How fragments leave.
+    pub pace: Pace,
+}
+
+impl Default for NetworkConfig {
+    fn default() -> NetworkConfig {
+        let window = Duration::from_millis(100);
+        NetworkConfig {
+            datagram_max: 1_452,
+            replica_reassembly: ReassemblyLimits::default(),
+            client_reassembly: ReassemblyLimits::default(),
+            clients_reassembly_max: 256 << 20,
+            // A tenth of a core: 37 µs each.
+            signatures: Rate { count: 256, window },
+            newcomers: Rate { count: 256, window },
+            pace: Pace::default(),
+        }
+    }
+}
+
+impl NetworkConfig {
+    /// One sentence if a bound is wrong.
+    ///
+    /// # Errors
+    /// The sentence.
+    pub fn validate(&self) -> Result<(), String> {
+        if !(limits::DATAGRAM_MIN..=limits::DATAGRAM_MAX).contains(&self.datagram_max) {
+            let (min, max) = (limits::DATAGRAM_MIN, limits::DATAGRAM_MAX);
+            return Err(format!("datagram_max is {} bytes; it must lie between {min} and {max}", self.datagram_max));
+        }
+        for limits in [&self.replica_reassembly, &self.client_reassembly] {
+            limits.validate()?;
+        }
+        if self.clients_reassembly_max < self.client_reassembly.bytes_max {
+            return Err("clients_reassembly_max must be at least what one client may hold".to_owned());
+        }
+        if self.pace.waiting_max < 2 * limits::MESSAGE_MAX || self.pace.total_max < self.pace.waiting_max {
+            return Err("two messages of the largest size must be allowed to wait for a receiver".to_owned());
+        }
+        Ok(())
+    }
+}
+
+/// An authentic item for the other roles.
+#[derive(Clone, Debug)]
+pub enum Inbound {
+    /// A replica's message; neither pre-prepare, nor checkpoint, nor a pack.
+    Message(Verified<Message>),
+    /// A pre-prepare and, for each of its packs in order, whether the pack's own proof is good for this replica (P12).
+    /// Packs named by digest count as false.
+    PrePrepare(Verified<Message>, Vec<bool>),
+    /// A checkpoint that someone claims to have signed: the checkpoint role checks the signature, off this path.
+    Checkpoint(SignedCheckpoint),
+    /// A pack with ordered requests, authentic for this replica.
+    Request {
+        /// The pack.
+        pack: Verified<Pack>,
+        /// Proved by signature.
+        signed: bool,
+    },
+    /// The body of a pack that another replica handed on; its own proof is not good for this replica.
+    Body(Pack),
+    /// A pack of read-only requests, authentic for this replica.
+    Query(Verified<Pack>),
+}
+
+/// Where the last datagram of a foreign cluster came from: two clusters that share addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Foreign {
+    /// The first eight bytes of its cluster id.
+    pub cluster: u64,
+    /// Where it came from.
+    pub from: Peer,
+    /// When.
+    pub at: Time,
+}
+
+/// The network role of one replica.
+#[derive(Debug)]
+pub struct Network {
+    config: NetworkConfig,
+    keys: Keyring,
+    size: ClusterSize,
+    me: ReplicaId,
+
+    replicas: Vec<Sender>,
+    clients: ClientPeers,
+    newcomers: Quota,
+    /// When unfinished messages are next looked through, if there are any.
+    sweep_at: Time,
+
+    shared: FrameBuffer,
+    own: Vec<FrameBuffer>,
+    replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
+    pacer: Pacer,
+    next_message: u64,
+    // Kept for their capacity.
+    heads: Vec<(Principal, Head)>,
+    spare_replies: Vec<Vec<(View, ReplyEntry)>>,
+
+    rejects: Rejects,
+    bad_macs: Vec<u64>,
+    foreign: Option<Foreign>,
+}
+
+/// Shared frames above this travel in an envelope of their own even to a peer with frames of its own: copying them
+/// would cost more than the datagram saved.
+const COPY_MAX: usize = 8 << 10;
+
+/// Reply buffers kept for reuse.
+const SPARE_MAX: usize = 256;
+
+/// Replicas are where the cluster file says.
+fn peer_of(to: Principal) -> Option<Peer> {
+    match to {
+        Principal::Replica(id) => Some(Peer::Replica(id)),
+        Principal::Client(..) => None,
+    }
+}
+
+impl Network {
+    /// The network role of the replica whose keys these are. Fails with one sentence if the configuration is wrong.
+    pub fn new(config: NetworkConfig, keys: Keyring, size: ClusterSize) -> Result<Network, String> {
+        config.validate()?;
+        let Principal::Replica(me) = keys.me() else { return Err("a replica needs a replica's keys".to_owned()) };
+        if keys.size() != size {
+            return Err(format!("keys for {} replicas, configuration for {}", keys.size().n(), size.n()));
+        }
+        Ok(Network {
+            size,
+            me,
+            replicas: size.replicas().map(|_| Sender::new(config.replica_reassembly)).collect(),
+            clients: ClientPeers::new(config.client_reassembly, config.clients_reassembly_max),
+            newcomers: Quota::default(),
+            sweep_at: Time::NEVER,
+            shared: FrameBuffer::default(),
+            own: size.replicas().map(|_| FrameBuffer::default()).collect(),
+            replies: BTreeMap::new(),
+            pacer: Pacer::new(config.pace),
+            next_message: 0,
+            heads: Vec::new(),
+            spare_replies: Vec::new(),
+            rejects: Rejects::default(),
+            bad_macs: vec![0; size.n()],
+            foreign: None,
+            config,
+            keys,
+        })
+    }
+
+    /// What was dropped, by reason.
+    pub fn rejects(&self) -> Vec<(&'static str, u64)> {
+        self.rejects.iter().collect()
+    }
+
+    /// How often this reason occurred.
+    pub fn rejected(&self, reject: Reject) -> u64 {
+        self.rejects.of(reject)
+    }
+
+    /// Datagrams in the name of `id` whose proof was wrong: wrong keys, or another instance, or a stranger.
+    pub fn bad_macs(&self, id: ReplicaId) -> u64 {
+        self.bad_macs.get(usize::from(id.0)).copied().unwrap_or(0)
+    }
+
+    /// The last sign of another cluster.
+    pub fn foreign(&self) -> Option<Foreign> {
+        self.foreign
+    }
+
+    /// Takes one datagram of any bytes from anywhere. Appends what is authentic in it to `inbound`.
+    pub fn receive(&mut self, now: Time, datagram: Datagram, inbound: &mut Vec<Inbound>) {
+        match self.keys.open(&datagram.bytes) {
+            Ok(opened) => self.accept(now, datagram.from, opened, inbound),
+            Err(reject) => self.refuse(now, datagram.from, &datagram.bytes, reject),
+        }
+    }
+
+    fn refuse(&mut self, now: Time, from: Peer, bytes: &Bytes, reject: Reject) {
+        self.rejects.count(reject);
+        if let Reject::ForeignCluster(cluster) = reject {
+            self.foreign = Some(Foreign { cluster, from, at: now });
+        }
+        if let (Reject::BadMac | Reject::BadSignature, Ok(header)) = (reject, Header::parse(bytes))
+            && let Principal::Replica(id) = header.sender
+            && let Some(count) = self.bad_macs.get_mut(usize::from(id.0))
+        {
+            *count += 1;
+        }
+    }
+
+    fn accept(&mut self, now: Time, from: Peer, opened: Opened, inbound: &mut Vec<Inbound>) {
+        match opened {
+            Opened::Envelope(envelope) => {
+                for message in envelope {
+                    match message {
+                        Ok(message) => self.on_message(now, message, inbound),
+                        Err(reject) => self.rejects.count(reject),
+                    }
+                }
+            }
+            Opened::Pack { pack, hop } => self.on_pack(now, from, &pack, hop, inbound),
+            Opened::Replies(_) => self.rejects.count(Reject::WrongRole),
+            Opened::Fragment { from: sender, header, piece } => {
+                let Some(whole) = self.reassemble(now, sender, header, &piece) else { return };
+                match self.keys.open(&whole) {
+                    Ok(Opened::Fragment { .. }) => self.rejects.count(Reject::Malformed(Malformed::Inconsistent)),
+                    // A sender's pieces speak for it alone.
+                    Ok(_) if Header::parse(&whole).map(|header| header.sender) != Ok(sender) => {
+                        self.rejects.count(Reject::NotTheSpeaker);
+                    }
+                    Ok(opened) => self.accept(now, from, opened, inbound),
+                    Err(reject) => self.refuse(now, from, &whole, reject),
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, now: Time, message: Verified<Message>, inbound: &mut Vec<Inbound>) {
+        let Some(from) = message.replica() else { return self.rejects.count(Reject::WrongRole) };
+        match message.get() {
+            Message::PrePrepare(pre_prepare) => {
+                let authentic = pre_prepare.packs.iter().map(|proposed| match proposed {
+                    Proposed::Inline(pack) => self.verify_relayed(now, from, pack).is_ok(),
+                    Proposed::ByDigest(_) => false,
+                });
+                let authentic = authentic.collect();
+                inbound.push(Inbound::PrePrepare(message, authentic));
+            }
+            Message::Checkpoint(checkpoint) => inbound.push(Inbound::Checkpoint(*checkpoint)),
+            Message::Stable(proof) => {
+                inbound.extend(proof.iter().take(self.size.n()).copied().map(Inbound::Checkpoint));
+            }
+            Message::Relay(pack) => match self.verify_relayed(now, from, pack) {
+                Ok(verified) => inbound.push(Inbound::Request { signed: pack.is_signed(), pack: verified }),
+                Err(Reject::RelayedQuery) => {}
+                Err(_) => inbound.push(Inbound::Body(pack.clone())),
+            },
+            Message::Prepare(_)
+            | Message::Commit(_)
+            | Message::Committed(_)
+            | Message::Status(_)
+            | Message::FetchBatch(_)
+            | Message::Batch(..)
+            | Message::FetchPack(_)
+            | Message::Answered(_) => inbound.push(Inbound::Message(message)),
+        }
+    }
+
+    /// Checks a pack that another replica handed on. A bad signature counts against the replica, which had to check it
+    /// before, not against the client, in whose name anybody can write nonsense.
+    fn verify_relayed(&mut self, now: Time, from: ReplicaId, pack: &Pack) -> Result<Verified<Pack>, Reject> {
+        let rate = self.config.signatures;
+        let result = if pack.is_read_only() {
+            Err(Reject::RelayedQuery)
+        } else if !self.keys.costs_signature(pack) {
+            self.keys.verify_pack(pack.clone())
+        } else if self.replicas[usize::from(from.0)].signatures.has(now, rate) {
+            self.keys.verify_pack(pack.clone()).inspect_err(|_| {
+                self.replicas[usize::from(from.0)].signatures.take(now, rate);
+            })
+        } else {
+            Err(Reject::SignatureQuota)
+        };
+        result.inspect_err(|reject| self.rejects.count(*reject))
+    }
+
+    /// A pack from its client itself.
+    fn on_pack(&mut self, now: Time, from: Peer, pack: &Pack, hop: bool, inbound: &mut Vec<Inbound>) {
+        let (client, endpoint, signed) = (pack.client(), pack.endpoint(), pack.is_signed());
+        let Rate { count, window } = self.config.signatures;
+        let rate = match self.keys.mode() {
+            AuthMode::Mac => Rate { count, window },
+            AuthMode::Signature => Rate { count: count.saturating_mul(64), window },
+        };
+        let within = match (self.keys.costs_signature(pack), hop) {
+            (false, _) => true,
+            (true, true) => self.clients.sender(client).signatures.take(now, rate),
+            (true, false) => self.newcomers.take(now, self.config.newcomers),
+        };
+        if !within {
+            return self.rejects.count(Reject::SignatureQuota);
+        }
+        match self.keys.verify_pack(pack.clone()) {
+            Ok(pack) => {
+                self.clients.learn(client, endpoint, from);
+                inbound.push(match pack.is_read_only() {
+                    true => Inbound::Query(pack),
+                    false => Inbound::Request { pack, signed },
+                });
+            }
+            Err(reject) => self.rejects.count(reject),
+        }
+    }
+
+    fn reassemble(&mut self, now: Time, sender: Principal, header: FragmentHeader, piece: &[u8]) -> Option<Bytes> {
+        let mut dropped = 0;
+        let result = match sender {
+            Principal::Replica(id) => {
+                self.replicas[usize::from(id.0)].reassembler.insert(now, 0, header, piece, &mut dropped)
+            }
+            Principal::Client(client, endpoint) => {
+                self.clients.reassemble(now, (client, endpoint), header, piece, &mut dropped)
+            }
+        };
+        self.rejects.add(Reject::ReassemblyDropped, dropped);
+        self.sweep_at = self.sweep_at.min(now + self.sweep_interval());
+        match result {
+            Ok(Assembled::Complete(whole)) => Some(whole),
+            Ok(Assembled::Partial) => None,
+            Err(malformed) => {
+                self.rejects.count(Reject::Malformed(malformed));
+                None
+            }
+        }
+    }
+
+    fn sweep_interval(&self) -> Duration {
+        self.config.replica_reassembly.timeout.min(self.config.client_reassembly.timeout)
+    }
+
+    /// Drops unfinished messages that timed out.
+    fn sweep(&mut self, now: Time) {
+        if now < self.sweep_at {
+            return;
+        }
+        let (mut dropped, mut left) = self.clients.expire(now);
+        for Sender { reassembler, .. } in &mut self.replicas {
+            dropped += reassembler.expire(now);
+            left |= !reassembler.is_empty();
+        }
+        self.rejects.add(Reject::ReassemblyDropped, dropped);
+        self.sweep_at = if left { now + self.sweep_interval() } else { Time::NEVER };
+    }
+
+    /// Says `message` to one other replica, with the next [`flush`](Self::flush).
+    pub fn send(&mut self, to: ReplicaId, message: Message) {
+        assert!(to != self.me && self.size.contains(to), "{to} is no other replica");
+        if !self.own[usize::from(to.0)].push(&message) {
+            self.rejects.count(Reject::TooLargeToSend);
+        }
+    }
+
+    /// Says `message` to all other replicas, with the next [`flush`](Self::flush).
+    pub fn broadcast(&mut self, message: Message) {
+        if !self.shared.push(&message) {
+            self.rejects.count(Reject::TooLargeToSend);
+        }
+    }
+
+    /// Answers a client endpoint, with the next [`flush`](Self::flush): with the result, or with its digest if it is
+    /// large, another replica is to send the whole, and the client did not ask everyone for it (P7).
+    pub fn reply(&mut self, reply: Reply) {
+        let Reply { client, endpoint, session, t, view, kind, position, outcome, full } = reply;
+        let large = matches!(&outcome, Outcome::Done(bytes) if bytes.len() > limits::SMALL_RESULT_MAX);
+        let result = if large && !full && default_replier(session, t, self.size) != self.me {
+            ReplyResult::Digest(outcome.digest())
+        } else {
+            ReplyResult::Full(outcome)
+        };
+        let spare = &mut self.spare_replies;
+        let waiting = self.replies.entry((client, endpoint)).or_insert_with(|| spare.pop().unwrap_or_default());
+        waiting.push((view, ReplyEntry { session, t, kind, position, result }));
+    }
+
+    /// When [`flush`](Self::flush) must run again.
+    pub fn deadline(&self) -> Time {
+        self.pacer.deadline().min(self.sweep_at)
+    }
+
+    /// Appends everything that is to be sent to `out`.
+    pub fn flush(&mut self, now: Time, out: &mut Vec<Outgoing>) {
+        self.sweep(now);
+        self.flush_replies(now, out);
+        self.flush_envelopes(now, out);
+        self.pacer.release(now, out);
+    }
+
+    fn head_len(&self) -> usize {
+        HEADER
+            + match self.keys.mode() {
+                AuthMode::Mac => MAC,
+                AuthMode::Signature => SIGNATURE,
+            }
+    }
+
+    /// Bytes of frames that fit a datagram.
+    fn body_max(&self) -> usize {
+        self.config.datagram_max - self.head_len()
+    }
+
+    fn flush_replies(&mut self, now: Time, out: &mut Vec<Outgoing>) {
+        let body_max = self.body_max();
+        while let Some(((client, endpoint), mut replies)) = self.replies.pop_first() {
+            let Some(peer) = self.clients.address(client, endpoint) else {
+                self.rejects.add(Reject::NoAddress, replies.len() as u64);
+                continue;
+            };
+            let mut buffer = FrameBuffer::default();
+            let mut entries = Vec::with_capacity(replies.len());
+            let mut waiting = replies.drain(..).peekable();
+            while let Some((view, entry)) = waiting.next() {
+                let mut len = FRAME_HEAD + REPLIES_HEAD + reply_len(&entry);
+                entries.push(entry);
+                while entries.len() < limits::PACK_REQUESTS_MAX
+                    && let Some((_, next)) =
+                        waiting.next_if(|(next_view, next)| *next_view == view && len + reply_len(next) <= body_max)
+                {
+                    len += reply_len(&next);
+                    entries.push(next);
+                }
+                if !buffer.push_replies(view, &entries) {
+                    self.rejects.count(Reject::TooLargeToSend);
+                }
+                entries.clear();
+            }
+            drop(waiting);
+            if self.spare_replies.len() < SPARE_MAX {
+                self.spare_replies.push(replies);
+            }
+            let frames = buffer.take();
+            let to = Principal::Client(client, endpoint);
+            for run in frames.runs(body_max) {
+                match self.keys.seal(to, &[(&frames, run.clone())]) {
+                    Some(head) => self.emit(now, &[(to, head)], |_| Some(peer), frames.slice(run), out),
+                    None => self.rejects.count(Reject::NoAddress),
+                }
+            }
+        }
+    }
+
+    fn flush_envelopes(&mut self, now: Time, out: &mut Vec<Outgoing>) {
+        let shared = self.shared.take();
+        let body_max = self.body_max();
+        let mut shared_to: Vec<ReplicaId> = self.size.others(self.me).collect();
+        for id in self.size.others(self.me) {
+            if self.own[usize::from(id.0)].is_empty() {
+                continue;
+            }
+            let own = self.own[usize::from(id.0)].take();
+            let to = Principal::Replica(id);
+            let bytes = shared.bytes().len() + own.bytes().len();
+            let together = !shared.is_empty()
+                && bytes <= body_max
+                && shared.bytes().len() <= COPY_MAX
+                && shared.len() + own.len() <= limits::FRAMES_MAX;
+            let seal = |parts: &[Part<'_>]| self.keys.seal(to, parts).expect("another replica");
+            if together {
+                shared_to.retain(|&other| other != id);
+                let head = seal(&[(&shared, 0..shared.len()), (&own, 0..own.len())]);
+                let mut body = BytesMut::with_capacity(bytes);
+                body.extend_from_slice(shared.bytes());
+                body.extend_from_slice(own.bytes());
+                self.emit(now, &[(to, head)], peer_of, body.freeze(), out);
+                continue;
+            }
+            for run in own.runs(body_max) {
+                let head = self.keys.seal(to, &[(&own, run.clone())]).expect("another replica");
+                self.emit(now, &[(to, head)], peer_of, own.slice(run), out);
+            }
+        }
+        for run in shared.runs(body_max) {
+            self.emit_shared(now, &shared_to, &shared, run, out);
+        }
+    }
+
+    fn emit_shared(
+        &mut self,
+        now: Time,
+        to: &[ReplicaId],
+        frames: &Frames,
+        run: Range<usize>,
+        out: &mut Vec<Outgoing>,
+    ) {
+        let mut heads = std::mem::take(&mut self.heads);
+        self.keys.seal_broadcast(to.iter().copied(), &[(frames, run.clone())], &mut heads);
+        self.emit(now, &heads, peer_of, frames.slice(run), out);
+        heads.clear();
+        self.heads = heads;
+    }
+
+    /// Sends one body under the head of each receiver, in fragments if it is too large.
+    fn emit(
+        &mut self,
+        now: Time,
+        heads: &[(Principal, Head)],
+        address: impl Fn(Principal) -> Option<Peer>,
+        body: Bytes,
+        out: &mut Vec<Outgoing>,
+    ) {
+        if body.len() <= self.body_max() {
+            let outgoing = |(to, head): &(Principal, Head)| {
+                address(*to).map(|to| Outgoing { to, head: *head, body: body.clone() })
+            };
+            return out.extend(heads.iter().filter_map(outgoing));
+        }
+        // Rising across restarts too, as long as the clock is.
+        self.next_message = (self.next_message + 1).max(now.0);
+        let (pacer, rejects) = (&mut self.pacer, &mut self.rejects);
+        let has_room = |to: &Principal| address(*to).is_some_and(|peer| pacer.has_room(peer, body.len()));
+        let receivers: Vec<_> = heads.iter().filter(|(to, _)| has_room(to)).copied().collect();
+        rejects.add(Reject::SendQuota, (heads.len() - receivers.len()) as u64);
+        self.keys.fragment(self.next_message, self.config.datagram_max, &receivers, &body, |to, head, body| {
+            if let Some(to) = address(to) {
+                pacer.push(Outgoing { to, head, body });
+            }
+        });
+    }
+}
