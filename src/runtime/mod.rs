@@ -27,10 +27,12 @@
 
 pub mod bind;
 pub mod clock;
+pub mod cores;
 pub mod counters;
 pub mod drive;
 pub mod error;
 pub mod memory;
+pub mod signals;
 pub mod sockets;
 mod sys;
 #[cfg(test)]
@@ -40,7 +42,9 @@ pub mod uring;
 mod waker;
 
 pub use clock::Clock;
+pub use cores::{Cores, Placement};
 pub use counters::{Counters, Counts};
 pub use drive::{LoopCounters, LoopCounts, Stop, WaitPolicy, drive, drive_with};
-pub use error::{Error, Refusal};
+pub use error::{CoresError, Error, Refusal};
+pub use signals::StopOnSignals;
 pub use udp::{Backend, Udp};

@@ -1,0 +1,230 @@
+//! Which cores a process may use, and which role gets which (E014).
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::error::CoresError;
+
+/// Below this many cores a replica is fused by default: the roles of a split one would take turns on what there is, and
+/// every hand-over would wait for a turn.
+pub const SPLIT_MIN: usize = 4;
+
+/// What the operator asked for.
+///
+/// As text: `auto`, `fused`, one core's number (fused and pinned), or `network=0,1 execution=2 checkpoint=3`.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum Cores {
+    /// Split if the process may use [`SPLIT_MIN`] cores, else fused. For a replica that has its host, or its cpuset, to
+    /// itself: several that share cores should be fused.
+    #[default]
+    Auto,
+    /// One thread, on any core.
+    Fused,
+    /// As said.
+    Explicit(Placement),
+}
+
+/// Where the roles run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Placement {
+    /// All roles on one thread, pinned if a core is named.
+    Fused {
+        /// The core.
+        core: Option<usize>,
+    },
+    /// Each role on threads of its own.
+    Split {
+        /// Network and authentication; the first owns the peers' sockets and runs agreement.
+        network: Vec<usize>,
+        /// The service.
+        execution: usize,
+        /// Digests, signatures, files.
+        checkpoint: usize,
+    },
+}
+
+/// The cores that the calling thread may use, ascending. Ask before anything is pinned: a pinned thread, and those it
+/// starts, may use its own core only.
+pub fn allowed() -> Vec<usize> {
+    let mut cores: Vec<usize> = core_affinity::get_core_ids().unwrap_or_default().iter().map(|core| core.id).collect();
+    cores.sort_unstable();
+    cores
+}
+
+/// Pins the calling thread.
+pub fn pin(core: usize) -> Result<(), CoresError> {
+    match core_affinity::set_for_current(core_affinity::CoreId { id: core }) {
+        true => Ok(()),
+        false => Err(CoresError::Refused { core }),
+    }
+}
+
+impl Cores {
+    /// The placement on a host where `allowed` may be used.
+    pub fn place(&self, allowed: &[usize]) -> Result<Placement, CoresError> {
+        let placement = match self {
+            Cores::Fused => Placement::Fused { core: None },
+            Cores::Explicit(placement) => placement.clone(),
+            Cores::Auto => match allowed {
+                [network @ .., execution, checkpoint] if allowed.len() >= SPLIT_MIN => {
+                    // More network cores than clients can keep busy would only wake in vain.
+                    let network = network[..network.len().min(NETWORK_AUTO_MAX)].to_vec();
+                    Placement::Split { network, execution: *execution, checkpoint: *checkpoint }
+                }
+                _ => Placement::Fused { core: None },
+            },
+        };
+        placement.check(allowed)?;
+        Ok(placement)
+    }
+}
+
+/// Network cores that `auto` takes at most.
+const NETWORK_AUTO_MAX: usize = 4;
+
+impl Placement {
+    /// All cores named, in the order network, execution, checkpoint.
+    pub fn cores(&self) -> Vec<usize> {
+        match self {
+            Placement::Fused { core } => core.iter().copied().collect(),
+            Placement::Split { network, execution, checkpoint } => {
+                network.iter().chain([execution, checkpoint]).copied().collect()
+            }
+        }
+    }
+
+    fn check(&self, allowed: &[usize]) -> Result<(), CoresError> {
+        let cores = self.cores();
+        let wanted: Vec<usize> = cores.iter().copied().filter(|core| !allowed.contains(core)).collect();
+        if !wanted.is_empty() {
+            return Err(CoresError::Outside { wanted, allowed: allowed.to_vec() });
+        }
+        let twice = cores.iter().enumerate().find(|(i, core)| cores[..*i].contains(core));
+        twice.map_or(Ok(()), |(_, &core)| Err(CoresError::Shared { core, allowed: allowed.to_vec() }))
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Placement::Fused { core: None } => f.write_str("fused"),
+            Placement::Fused { core: Some(core) } => write!(f, "{core}"),
+            Placement::Split { network, execution, checkpoint } => {
+                let network: Vec<String> = network.iter().map(usize::to_string).collect();
+                write!(f, "network={} execution={execution} checkpoint={checkpoint}", network.join(","))
+            }
+        }
+    }
+}
+
+impl fmt::Display for Cores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Cores::Auto => f.write_str("auto"),
+            Cores::Fused => f.write_str("fused"),
+            Cores::Explicit(placement) => placement.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Cores {
+    type Err = CoresError;
+
+    fn from_str(text: &str) -> Result<Cores, CoresError> {
+        let malformed = || CoresError::Malformed { text: text.to_owned() };
+        let number = |word: &str| word.trim().parse::<usize>().map_err(|_| malformed());
+        match text.trim() {
+            "auto" => return Ok(Cores::Auto),
+            "fused" => return Ok(Cores::Fused),
+            _ => {}
+        }
+        if !text.contains('=') {
+            return Ok(Cores::Explicit(Placement::Fused { core: Some(number(text)?) }));
+        }
+        let (mut network, mut execution, mut checkpoint) = (None, None, None);
+        for part in text.split_whitespace() {
+            let (role, list) = part.split_once('=').ok_or_else(malformed)?;
+            let place = match role {
+                "network" => &mut network,
+                "execution" => &mut execution,
+                "checkpoint" => &mut checkpoint,
+                _ => return Err(malformed()),
+            };
+            let list = list.split(',').map(number).collect::<Result<Vec<usize>, CoresError>>()?;
+            if place.replace(list).is_some() {
+                return Err(malformed());
+            }
+        }
+        let one = |list: Option<Vec<usize>>| match list.as_deref() {
+            Some([core]) => Ok(*core),
+            _ => Err(malformed()),
+        };
+        Ok(Cores::Explicit(Placement::Split {
+            network: network.ok_or_else(malformed)?,
+            execution: one(execution)?,
+            checkpoint: one(checkpoint)?,
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split(network: &[usize], execution: usize, checkpoint: usize) -> Placement {
+        Placement::Split { network: network.to_vec(), execution, checkpoint }
+    }
+
+    #[test]
+    fn auto_fuses_on_few_cores_and_splits_on_many() {
+        let fused = Placement::Fused { core: None };
+        assert_eq!(Cores::Auto.place(&[]), Ok(fused.clone()));
+        assert_eq!(Cores::Auto.place(&[0, 1, 2]), Ok(fused.clone()));
+        assert_eq!(Cores::Auto.place(&[4, 5, 6, 7]), Ok(split(&[4, 5], 6, 7)));
+        assert_eq!(Cores::Auto.place(&(0..64).collect::<Vec<_>>()), Ok(split(&[0, 1, 2, 3], 62, 63)));
+        assert_eq!(Cores::Fused.place(&[4, 5, 6, 7]), Ok(fused));
+    }
+
+    #[test]
+    fn explicit_cores_must_be_allowed_and_apart() {
+        let place = |text: &str| text.parse::<Cores>().and_then(|cores| cores.place(&[0, 1, 2, 3]));
+        assert_eq!(place("network=0,1 execution=2 checkpoint=3"), Ok(split(&[0, 1], 2, 3)));
+        assert_eq!(place("2"), Ok(Placement::Fused { core: Some(2) }));
+        let allowed = vec![0, 1, 2, 3];
+        assert_eq!(place("9"), Err(CoresError::Outside { wanted: vec![9], allowed: allowed.clone() }));
+        assert_eq!(
+            place("network=0,1 execution=1 checkpoint=3"),
+            Err(CoresError::Shared { core: 1, allowed: allowed.clone() })
+        );
+        assert_eq!(
+            place("network=7 execution=1 checkpoint=8"),
+            Err(CoresError::Outside { wanted: vec![7, 8], allowed })
+        );
+    }
+
+    #[test]
+    fn cores_read_what_they_write_and_refuse_the_rest() {
+        for text in ["auto", "fused", "3", "network=0,1 execution=2 checkpoint=3"] {
+            assert_eq!(text.parse::<Cores>().unwrap().to_string(), text);
+        }
+        for text in ["", "x", "-1", "1,2", "network=1", "network=1 execution=2,3 checkpoint=4", "network= execution=1"]
+        {
+            assert!(matches!(text.parse::<Cores>(), Err(CoresError::Malformed { .. })), "{text:?}");
+        }
+        assert!("network=1 network=2 execution=3 checkpoint=4".parse::<Cores>().is_err());
+    }
+
+    #[test]
+    fn a_thread_is_pinned_within_the_allowed_set() {
+        let before = allowed();
+        std::thread::spawn(move || {
+            let last = *before.last().unwrap();
+            pin(last).unwrap();
+            assert_eq!(allowed(), [last]);
+            assert_eq!(pin(1_023), Err(CoresError::Refused { core: 1_023 }));
+        })
+        .join()
+        .unwrap();
+    }
+}
