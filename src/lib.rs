@@ -4,6 +4,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
 pub mod auth;
+pub mod client;
 pub mod execution;
 pub mod limits;
 pub mod protocol;

@@ -1,0 +1,754 @@
+//! One client process: its sessions, its requests, and what it believes.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::mem;
+
+use bytes::Bytes;
+
+use super::certificate::{Accepted, Certificate, Inserted, Rule, Verdict};
+use super::completion::{Completion, RequestError, RequestId, Session, SessionError, SubmitError};
+use super::config::EndpointConfig;
+use super::random::Random;
+use super::request::{Number, Outstanding, Requests};
+use super::rtt::Rtt;
+use super::sending::{Sender, Way};
+use super::session::{Live, Phase, SessionState};
+use super::stats::{EndpointStats, Health};
+use super::timers::Timers;
+use crate::auth::{Keyring, Opened, Principal, Reject, Replies};
+use crate::limits;
+use crate::transport::{Datagram, Machine, Outgoing};
+use crate::types::{ClusterSize, Position, ReplicaId, SessionId, Time, View};
+use crate::wire::fragment::{Assembled, ReassemblyLimits};
+use crate::wire::{Outcome, Reassembler, Refusal, ReplyEntry, ReplyKind, RequestKind};
+
+/// A client endpoint: many sessions over one transport, sans-IO.
+///
+/// ```text
+/// let session = endpoint.open_session(16)?;
+/// let request = endpoint.submit(session, op)?;          // or endpoint.query(op)
+/// loop {
+///     transport.receive(&mut inbox);
+///     endpoint.turn(transport.now(), &mut inbox, &mut outbox);
+///     transport.send(&mut outbox);
+///     while let Some(completion) = endpoint.poll_completion() { ... }
+///     transport.wait(endpoint.deadline());
+/// }
+/// ```
+/// What is handed in leaves with the next turn, packed together (P46). Nothing here grows without bound: a session has
+/// at most its window of requests, completions that are not fetched count against it, and a replica has one entry per
+/// request, whatever it sends.
+#[derive(Debug)]
+pub struct Endpoint {
+    config: EndpointConfig,
+    keyring: Keyring,
+    size: ClusterSize,
+    random: Random,
+    now: Time,
+    requests: Requests,
+    sessions: BTreeMap<Session, SessionState>,
+    next_session: u32,
+    by_id: BTreeMap<SessionId, Session>,
+    /// Session-opens on their way, by counter.
+    opens: BTreeMap<u64, RequestId>,
+    /// Queries on their way, by the endpoint's number.
+    queries: BTreeMap<u64, RequestId>,
+    /// Queries handed in, and their completions not yet fetched.
+    queries_load: u64,
+    next_counter: u64,
+    next_query: u64,
+    /// The session of queries that fall back; made when the first does.
+    fallback: Option<Session>,
+    /// Handed in since the last turn: their clocks start with the next.
+    handed_in: Vec<RequestId>,
+    /// Sessions in which something may be sent.
+    stirred: Vec<Session>,
+    /// To be sent at the end of this turn.
+    first: Vec<RequestId>,
+    again: Vec<RequestId>,
+    timers: Timers,
+    next_timer: Time,
+    rtt: Rtt,
+    view: View,
+    sender: Sender,
+    reassembly: Vec<Reassembler>,
+    /// Bytes of uncertified results kept, per replica.
+    held: Vec<usize>,
+    completions: VecDeque<Completion>,
+    stats: EndpointStats,
+    health: Vec<Health>,
+}
+
+impl Endpoint {
+    /// Requests due within this time of one that is due are sent again with it, in its packs.
+    const TIMER_SLACK: std::time::Duration = std::time::Duration::from_millis(2);
+
+    /// Window of the session in which queries are ordered; more of them wait.
+    const FALLBACK_WINDOW: u64 = 64;
+
+    /// Counters are times in nanoseconds: a leap is at most 16 ms ahead of them.
+    const COUNTER_LEAP: u64 = 1 << 24;
+    const COUNTER_MAX: u64 = u64::MAX / 2;
+
+    /// An endpoint of the client whose `keyring` it is. `seed` decides its timers' jitter, nothing else.
+    ///
+    /// # Panics
+    /// If `config` is not valid, or `keyring` not a client's.
+    pub fn new(config: EndpointConfig, keyring: Keyring, seed: u64) -> Endpoint {
+        config.validate().expect("a validated configuration");
+        let size = keyring.size();
+        let n = size.n();
+        Endpoint {
+            size,
+            random: Random::new(seed),
+            now: Time(0),
+            requests: Requests::default(),
+            sessions: BTreeMap::new(),
+            next_session: 0,
+            by_id: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            queries: BTreeMap::new(),
+            queries_load: 0,
+            next_counter: config.first_counter,
+            next_query: 1,
+            fallback: None,
+            handed_in: Vec::new(),
+            stirred: Vec::new(),
+            first: Vec::new(),
+            again: Vec::new(),
+            timers: Timers::default(),
+            next_timer: Time::NEVER,
+            rtt: Rtt::default(),
+            view: View(0),
+            sender: Sender::new(&config, size),
+            reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
+            held: vec![0; n],
+            completions: VecDeque::new(),
+            stats: EndpointStats::default(),
+            health: vec![Health::default(); n],
+            config,
+            keyring,
+        }
+    }
+
+    /// A new session with a window of `window` requests. It is opened with the next turn.
+    ///
+    /// # Errors
+    /// [`SessionError`], if there are too many or the window is out of bounds.
+    pub fn open_session(&mut self, window: u64) -> Result<Session, SessionError> {
+        if !(1..=limits::SESSION_WINDOW_MAX).contains(&window) {
+            return Err(SessionError::Window(window));
+        }
+        if self.sessions.len() >= self.config.sessions_max {
+            return Err(SessionError::TooMany(self.sessions.len()));
+        }
+        let session = self.new_session(window);
+        self.start_open(session);
+        Ok(session)
+    }
+
+    /// Takes no more requests for `session`, and closes it in the cluster when the last is answered.
+    pub fn close_session(&mut self, session: Session) {
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.closing = true;
+            self.stirred.push(session);
+        }
+    }
+
+    /// Closes every session, the endpoint's own included.
+    pub fn close_all(&mut self) {
+        for (&session, state) in &mut self.sessions {
+            state.closing = true;
+            self.stirred.push(session);
+        }
+        self.fallback = None;
+    }
+
+    /// Sessions that are not closed yet, the endpoint's own included.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The cluster's name for `session`, while it is open.
+    pub fn session_id(&self, session: Session) -> Option<SessionId> {
+        self.sessions.get(&session).and_then(SessionState::id)
+    }
+
+    /// Hands in an operation, to be ordered and executed exactly once.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was sent.
+    pub fn submit(&mut self, session: Session, op: Bytes) -> Result<RequestId, SubmitError> {
+        let len = op.len();
+        if len > limits::OPERATION_MAX {
+            return Err(SubmitError::TooLarge { len });
+        }
+        let state = self.sessions.get_mut(&session).filter(|s| !s.closing).ok_or(SubmitError::Closed)?;
+        if state.load >= state.window {
+            return Err(SubmitError::Busy(state.load));
+        }
+        state.load += 1;
+        let request = self.hand_in(RequestKind::Ordered, Some(session), op);
+        self.enqueue(session, request);
+        Ok(request)
+    }
+
+    /// Hands in a query, answered without ordering if a quorum of replicas agrees, else ordered (P6). It needs no
+    /// session.
+    ///
+    /// # Errors
+    /// [`SubmitError`]: nothing was sent.
+    pub fn query(&mut self, op: Bytes) -> Result<RequestId, SubmitError> {
+        let len = op.len();
+        if len > limits::OPERATION_MAX {
+            return Err(SubmitError::TooLarge { len });
+        }
+        if self.queries_load >= self.config.queries_max as u64 {
+            return Err(SubmitError::Busy(self.queries_load));
+        }
+        self.queries_load += 1;
+        let request = self.hand_in(RequestKind::ReadOnly, None, op);
+        if self.config.read_only {
+            self.first.push(request);
+        } else {
+            self.fall_back(request);
+        }
+        Ok(request)
+    }
+
+    /// The next request that came to its end. Its place in the window is free from here on.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        let completion = self.completions.pop_front()?;
+        match completion.session {
+            Some(session) if !completion.fell_back => {
+                if let Some(state) = self.sessions.get_mut(&session) {
+                    state.load -= 1;
+                }
+            }
+            Some(_) | None => self.queries_load -= 1,
+        }
+        Some(completion)
+    }
+
+    /// Requests handed in and not completed, session-opens and -closes included.
+    pub fn outstanding(&self) -> usize {
+        self.requests.len()
+    }
+
+    /// What it counted.
+    pub fn stats(&self) -> EndpointStats {
+        EndpointStats {
+            view: self.view,
+            rtt: self.rtt.smoothed(),
+            packs_out: self.sender.packs_out,
+            ..self.stats.clone()
+        }
+    }
+
+    /// What it knows of each replica, by index: who is missing, and when it was last heard (E007).
+    pub fn health(&self) -> &[Health] {
+        &self.health
+    }
+
+    /// The view that it believes in (P8).
+    pub fn view(&self) -> View {
+        self.view
+    }
+
+    /// The cluster's size.
+    pub fn size(&self) -> ClusterSize {
+        self.size
+    }
+}
+
+/// Sessions and requests.
+impl Endpoint {
+    fn new_session(&mut self, window: u64) -> Session {
+        let session = Session(self.next_session);
+        self.next_session = self.next_session.checked_add(1).expect("fewer than 2^32 sessions per endpoint");
+        self.sessions.insert(session, SessionState::new(window));
+        session
+    }
+
+    fn rule(&self, kind: RequestKind) -> Rule {
+        match kind {
+            RequestKind::ReadOnly => Rule::ReadOnly,
+            RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
+                Rule::Ordered { weak: !self.config.read_only }
+            }
+        }
+    }
+
+    fn hand_in(&mut self, kind: RequestKind, session: Option<Session>, op: Bytes) -> RequestId {
+        let certificate = Certificate::new(self.size, self.rule(kind));
+        let request = self.requests.insert(Outstanding {
+            session,
+            kind,
+            op,
+            number: None,
+            submitted_at: self.now,
+            sent_at: None,
+            deadline: Time::NEVER,
+            due: Time::NEVER,
+            retransmissions: 0,
+            certificate,
+            unauthentic: self.stats.rejects.unauthentic,
+            fell_back: false,
+            repeat: None,
+        });
+        self.handed_in.push(request);
+        request
+    }
+
+    fn enqueue(&mut self, session: Session, request: RequestId) {
+        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        state.waiting.push_back(request);
+        self.stirred.push(session);
+    }
+
+    /// P6: the same operation, ordered, under a number that no reply to the query can bear.
+    fn fall_back(&mut self, request: RequestId) {
+        // Beside the callers' sessions, so it needs no place among them.
+        let session = self.fallback.unwrap_or_else(|| self.new_session(Self::FALLBACK_WINDOW));
+        self.fallback = Some(session);
+        let rule = self.rule(RequestKind::Ordered);
+        self.drop_held(request);
+        let Some(r) = self.requests.get_mut(request) else { return };
+        if let Some(number) = r.number.take() {
+            self.queries.remove(&number.t);
+        }
+        (r.kind, r.session, r.fell_back, r.due, r.retransmissions) =
+            (RequestKind::Ordered, Some(session), true, Time::NEVER, 0);
+        r.certificate = Certificate::new(self.size, rule);
+        self.stats.fallbacks += 1;
+        self.enqueue(session, request);
+    }
+
+    /// P9: asks for the session, under a counter never used before.
+    fn start_open(&mut self, session: Session) {
+        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        let counter = self.next_counter;
+        self.next_counter = counter.checked_add(1).expect("counters start at the time and rise by one per session");
+        let op = [counter.to_le_bytes(), state.window.to_le_bytes()].concat();
+        let request = self.hand_in(RequestKind::Open, Some(session), op.into());
+        let state = self.sessions.get_mut(&session).expect("as above");
+        state.phase = Phase::Opening;
+        let r = self.requests.get_mut(request).expect("just handed in");
+        r.number = Some(Number { session: SessionId::NONE, t: counter, low: 0 });
+        self.opens.insert(counter, request);
+        self.first.push(request);
+    }
+
+    /// Sends what the session can send now.
+    fn pump(&mut self, session: Session) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        if let Phase::Open(live) = &state.phase
+            && live.is_idle()
+            && !state.waiting.is_empty()
+            && self.now.since(live.touched) > self.config.session_idle
+        {
+            // It may have expired. Nothing of it is outstanding, so nothing is at stake: open another.
+            self.by_id.remove(&live.id);
+            state.phase = Phase::Closed;
+        }
+        match &mut state.phase {
+            Phase::Opening => {}
+            Phase::Closed if !state.waiting.is_empty() => self.start_open(session),
+            Phase::Closed if state.closing => {
+                self.sessions.remove(&session);
+            }
+            Phase::Closed => {}
+            Phase::Open(live) => {
+                while let Some(&request) = state.waiting.front() {
+                    let Some((t, low)) = live.assign(request, state.window) else { break };
+                    state.waiting.pop_front();
+                    let r = self.requests.get_mut(request).expect("what waits is outstanding");
+                    r.number = Some(Number { session: live.id, t, low });
+                    live.touched = self.now;
+                    self.first.push(request);
+                }
+                if state.closing && live.is_idle() && state.waiting.is_empty() {
+                    self.start_close(session);
+                }
+            }
+        }
+    }
+
+    fn start_close(&mut self, session: Session) {
+        let request = self.hand_in(RequestKind::Close, Some(session), Bytes::new());
+        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        let live = state.live().expect("checked by the caller");
+        let (id, (t, low)) = (live.id, live.assign(request, 1).expect("nothing is outstanding"));
+        self.requests.get_mut(request).expect("just handed in").number = Some(Number { session: id, t, low });
+        self.first.push(request);
+    }
+
+    /// NO-SESSION, certified: the session is gone, and with it the memory of what was executed in it. What is
+    /// outstanding ends as lost; what was never sent goes through the next session.
+    fn lose(&mut self, session: Session) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Phase::Open(live) = &state.phase else { return };
+        let id = live.id;
+        let lost: Vec<RequestId> = live.outstanding().collect();
+        self.stats.sessions_lost += 1;
+        for request in lost {
+            self.finish(request, Err(RequestError::SessionLost { session: id }), None);
+        }
+        self.by_id.remove(&id);
+        if let Some(state) = self.sessions.get_mut(&session) {
+            state.phase = Phase::Closed;
+            self.stirred.push(session);
+        }
+    }
+
+    fn drop_held(&mut self, request: RequestId) {
+        let Some(r) = self.requests.get(request) else { return };
+        for replica in self.size.replicas() {
+            self.held[usize::from(replica.0)] -= r.certificate.held(replica);
+        }
+    }
+
+    /// The request is over.
+    fn finish(&mut self, request: RequestId, result: Result<Bytes, RequestError>, accepted: Option<&Accepted>) {
+        self.drop_held(request);
+        let Some(r) = self.requests.remove(request) else { return };
+        let mut session_id = None;
+        if let Some(number) = r.number {
+            match r.kind {
+                RequestKind::Open => drop(self.opens.remove(&number.t)),
+                RequestKind::ReadOnly => drop(self.queries.remove(&number.t)),
+                RequestKind::Ordered | RequestKind::Close => {
+                    session_id = Some(number.session);
+                    let state = r.session.and_then(|s| self.sessions.get_mut(&s));
+                    if let Some(live) = state.and_then(SessionState::live).filter(|l| l.id == number.session) {
+                        live.release(number.t);
+                        live.touched = self.now;
+                    }
+                }
+            }
+        } else if let Some(state) = r.session.and_then(|s| self.sessions.get_mut(&s)) {
+            state.waiting.retain(|&waiting| waiting != request);
+        }
+        self.stirred.extend(r.session);
+        match r.kind {
+            RequestKind::Open => {}
+            RequestKind::Close => {
+                // Whatever the answer: the caller wants no more of it.
+                if let Some(number) = r.number {
+                    self.by_id.remove(&number.session);
+                }
+                if let Some(session) = r.session {
+                    self.sessions.remove(&session);
+                }
+            }
+            RequestKind::Ordered | RequestKind::ReadOnly => {
+                self.stats.completed += 1;
+                self.stats.failed += u64::from(result.is_err());
+                let members = match accepted {
+                    Some(accepted) if self.config.evidence => r.certificate.evidence(accepted.members),
+                    Some(_) | None => Vec::new(),
+                };
+                let ordinary = match r.kind {
+                    RequestKind::ReadOnly => ReplyKind::ReadOnly,
+                    RequestKind::Ordered | RequestKind::Open | RequestKind::Close => ReplyKind::Tentative,
+                };
+                self.completions.push_back(Completion {
+                    request,
+                    session: r.session,
+                    session_id,
+                    result,
+                    position: accepted.map_or(Position(0), |a| a.position),
+                    kind: accepted.map_or(ordinary, |a| a.kind),
+                    view: self.view,
+                    submitted_at: r.submitted_at,
+                    sent_at: r.sent_at,
+                    done_at: self.now,
+                    retransmissions: r.retransmissions,
+                    fell_back: r.fell_back,
+                    members,
+                });
+            }
+        }
+    }
+}
+
+/// Replies.
+impl Endpoint {
+    fn on_datagram(&mut self, bytes: &Bytes) {
+        match self.keyring.open(bytes) {
+            Ok(Opened::Replies(replies)) => self.on_envelope(replies),
+            Ok(Opened::Fragment { from: Principal::Replica(from), header, piece }) => {
+                let reassembler = &mut self.reassembly[usize::from(from.0)];
+                match reassembler.insert(self.now, header, &piece) {
+                    Ok(Assembled::Partial) => {}
+                    Ok(Assembled::Complete(whole)) => self.on_reassembled(&whole),
+                    Err(malformed) => self.stats.rejects.count(Reject::Malformed(malformed)),
+                }
+            }
+            Ok(Opened::Fragment { from: Principal::Client(..), .. } | Opened::Envelope(_) | Opened::Pack { .. }) => {
+                self.stats.rejects.count(Reject::WrongRole);
+            }
+            Err(reject) => self.stats.rejects.count(reject),
+        }
+    }
+
+    /// What was cut was a datagram of replies; fragments of fragments are nobody's.
+    fn on_reassembled(&mut self, whole: &Bytes) {
+        match self.keyring.open(whole) {
+            Ok(Opened::Replies(replies)) => self.on_envelope(replies),
+            Ok(Opened::Fragment { .. } | Opened::Envelope(_) | Opened::Pack { .. }) => {
+                self.stats.rejects.count(Reject::WrongRole);
+            }
+            Err(reject) => self.stats.rejects.count(reject),
+        }
+    }
+
+    /// P5 to P8.
+    fn on_envelope(&mut self, envelope: Replies) {
+        let from = envelope.from();
+        self.health[usize::from(from.0)].last_heard = Some(self.now);
+        for pack in envelope {
+            let pack = match pack {
+                Ok(pack) => pack.into_inner(),
+                Err(reject) => {
+                    self.stats.rejects.count(reject);
+                    continue;
+                }
+            };
+            self.health[usize::from(from.0)].replies += pack.replies.len() as u64;
+            for reply in pack.replies {
+                match self.asked(&reply) {
+                    Some(request) => self.on_reply(from, pack.view, request, reply),
+                    None => self.stats.rejects.unsolicited += 1,
+                }
+            }
+        }
+    }
+
+    /// The outstanding request that the reply answers. Kinds never mix: a read-only reply is to a query, any other to
+    /// an ordered request or a session-open.
+    fn asked(&self, reply: &ReplyEntry) -> Option<RequestId> {
+        match (reply.kind, reply.session) {
+            (ReplyKind::ReadOnly, SessionId::NONE) => self.queries.get(&reply.t).copied(),
+            (ReplyKind::ReadOnly, _) => None,
+            (ReplyKind::Tentative | ReplyKind::Committed, SessionId::NONE) => self.opens.get(&reply.t).copied(),
+            (ReplyKind::Tentative | ReplyKind::Committed, id) => {
+                match &self.sessions.get(self.by_id.get(&id)?)?.phase {
+                    Phase::Open(live) => live.get(reply.t),
+                    Phase::Closed | Phase::Opening => None,
+                }
+            }
+        }
+    }
+
+    fn on_reply(&mut self, from: ReplicaId, view: View, request: RequestId, reply: ReplyEntry) {
+        let Some(r) = self.requests.get_mut(request) else { return };
+        let held = &mut self.held[usize::from(from.0)];
+        let before = r.certificate.held(from);
+        let room = (self.config.held_bytes_max + before).saturating_sub(*held);
+        let inserted = r.certificate.insert(from, view, reply, room);
+        *held = *held + r.certificate.held(from) - before;
+        if inserted == Inserted::Repeated {
+            self.stats.rejects.repeated += 1;
+            return;
+        }
+        match r.certificate.verdict() {
+            Verdict::Open | Verdict::ResultMissing => {}
+            Verdict::Hopeless => {
+                if self.config.fallback {
+                    self.fall_back(request);
+                }
+            }
+            Verdict::Accepted(accepted) => self.on_accepted(request, &accepted),
+        }
+    }
+
+    fn on_accepted(&mut self, request: RequestId, accepted: &Accepted) {
+        let Some(r) = self.requests.get(request) else { return };
+        if let (0, false, Some(sent_at)) = (r.retransmissions, r.fell_back, r.sent_at) {
+            self.rtt.sample(self.now.since(sent_at));
+        }
+        for replica in r.certificate.contradicting(&accepted.outcome).iter() {
+            self.health[usize::from(replica.0)].contradicted += 1;
+        }
+        self.view = self.view.max(accepted.view);
+        let (kind, session) = (r.kind, r.session);
+        match (kind, &accepted.outcome) {
+            (RequestKind::Ordered | RequestKind::ReadOnly, Outcome::Done(bytes)) => {
+                self.finish(request, Ok(bytes.clone()), Some(accepted));
+            }
+            (RequestKind::Ordered, Outcome::Gone) => {
+                let gone = RequestError::ResultGone { position: accepted.position };
+                self.finish(request, Err(gone), Some(accepted));
+            }
+            (RequestKind::Ordered, Outcome::NoSession) => session.into_iter().for_each(|s| self.lose(s)),
+            // Not a query, says the service: order it.
+            (RequestKind::ReadOnly, _) if self.config.fallback => self.fall_back(request),
+            (RequestKind::ReadOnly, _) | (RequestKind::Ordered, Outcome::Refused(_)) => {
+                self.finish(request, Err(RequestError::Impossible), Some(accepted));
+            }
+            (RequestKind::Close, _) => self.finish(request, Ok(Bytes::new()), Some(accepted)),
+            (RequestKind::Open, outcome) => {
+                let outcome = outcome.clone();
+                self.on_opened(request, session.expect("an open is a session's"), outcome);
+            }
+        }
+    }
+
+    /// P9: the answer to a session-open.
+    fn on_opened(&mut self, request: RequestId, session: Session, outcome: Outcome) {
+        self.finish(request, Ok(Bytes::new()), None);
+        let state = self.sessions.get_mut(&session).expect("a session outlives its open");
+        state.phase = Phase::Closed;
+        match outcome {
+            Outcome::Done(bytes) => match session_opened(&bytes) {
+                Some(id) if !self.by_id.contains_key(&id) => {
+                    self.stats.sessions_opened += 1;
+                    self.by_id.insert(id, session);
+                    state.phase = Phase::Open(Live::new(id, self.now));
+                }
+                Some(_) | None => self.fail_waiting(session, &RequestError::Impossible),
+            },
+            // Another process of this identity was ahead; try above it. By a leap of our own: two that were refused
+            // together must not meet at one counter, for the second would be given the session of the first.
+            Outcome::Refused(Refusal::Counter { last }) if last < Self::COUNTER_MAX => {
+                self.next_counter = self.next_counter.max(last) + 1 + self.random.next() % Self::COUNTER_LEAP;
+                self.start_open(session);
+            }
+            // The endpoint's own session takes what it gets.
+            Outcome::Refused(Refusal::Window { window_max }) if Some(session) == self.fallback && window_max > 0 => {
+                state.window = state.window.min(window_max);
+                self.start_open(session);
+            }
+            // Opened, and the answer no longer kept: that session is nobody's and expires.
+            Outcome::Gone => self.start_open(session),
+            Outcome::Refused(refusal) => self.fail_waiting(session, &RequestError::Refused(refusal)),
+            Outcome::NoSession => self.fail_waiting(session, &RequestError::Impossible),
+        }
+    }
+
+    fn fail_waiting(&mut self, session: Session, error: &RequestError) {
+        let Some(state) = self.sessions.get_mut(&session) else { return };
+        for request in mem::take(&mut state.waiting) {
+            self.finish(request, Err(error.clone()), None);
+        }
+    }
+}
+
+/// Timers and sending.
+impl Endpoint {
+    fn on_timer(&mut self, request: RequestId) {
+        let Some(r) = self.requests.get(request) else { return };
+        if r.deadline <= self.now + Self::TIMER_SLACK {
+            let tally = r.certificate.tally(self.stats.rejects.unauthentic - r.unauthentic);
+            let sent = r.sent_at.is_some();
+            return self.finish(request, Err(RequestError::Timeout { tally, sent }), None);
+        }
+        match r.kind {
+            RequestKind::ReadOnly if self.config.fallback => self.fall_back(request),
+            RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
+                self.stats.retransmissions += 1;
+                self.again.push(request);
+            }
+        }
+    }
+
+    /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
+    fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
+        for request in mem::take(&mut self.first) {
+            let Some(r) = self.requests.get_mut(request) else { continue };
+            if r.kind == RequestKind::ReadOnly && r.number.is_none() {
+                r.number = Some(Number { session: SessionId::NONE, t: self.next_query, low: 0 });
+                self.queries.insert(self.next_query, request);
+                self.next_query += 1;
+            }
+            let way = match r.kind {
+                RequestKind::ReadOnly => Way::Query,
+                RequestKind::Open => Way::Open,
+                RequestKind::Ordered | RequestKind::Close => Way::First,
+            };
+            self.sender.queue(way, request);
+        }
+        for request in mem::take(&mut self.again) {
+            let Some(r) = self.requests.get_mut(request) else { continue };
+            r.retransmissions += 1;
+            self.sender.queue(if r.kind == RequestKind::ReadOnly { Way::QueryAgain } else { Way::Again }, request);
+        }
+        let primary = self.size.primary(self.view);
+        let sent = self.sender.flush(self.now, primary, &self.keyring, &mut self.requests, outbox);
+        let random = self.random.next();
+        for &(request, backlog) in &sent {
+            let Some(r) = self.requests.get_mut(request) else { continue };
+            r.sent_at = r.sent_at.or(Some(self.now));
+            r.due = (self.now + backlog + self.rtt.timeout(r.retransmissions, random)).min(r.deadline);
+            let due = r.due;
+            self.timers.push(due, request, &self.requests);
+        }
+        self.sender.recycle(sent);
+    }
+
+    /// The clock of a request starts with the turn after its hand-in.
+    fn start_clocks(&mut self) {
+        for &request in &self.handed_in {
+            let Some(r) = self.requests.get_mut(request) else { continue };
+            r.submitted_at = self.now;
+            r.deadline = match r.kind {
+                // Retried as long as somebody wants the session; who waits for it has a deadline of his own.
+                RequestKind::Open => Time::NEVER,
+                RequestKind::Ordered | RequestKind::ReadOnly | RequestKind::Close => {
+                    self.now + self.config.request_timeout
+                }
+            };
+        }
+    }
+
+    /// What could not be sent at once waits until its deadline.
+    fn start_waiting(&mut self) {
+        for request in mem::take(&mut self.handed_in) {
+            let Some(r) = self.requests.get_mut(request) else { continue };
+            if r.due == Time::NEVER {
+                r.due = r.deadline;
+                self.timers.push(self.requests.get(request).map_or(Time::NEVER, |r| r.due), request, &self.requests);
+            }
+        }
+    }
+}
+
+impl Machine for Endpoint {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
+        self.now = self.now.max(now);
+        self.start_clocks();
+        self.stats.datagrams_in += inbox.len() as u64;
+        for datagram in inbox.drain(..) {
+            self.on_datagram(&datagram.bytes);
+        }
+        if self.next_timer <= self.now {
+            while let Some(request) = self.timers.pop(self.now + Self::TIMER_SLACK, &self.requests) {
+                self.on_timer(request);
+            }
+        }
+        while let Some(session) = self.stirred.pop() {
+            self.pump(session);
+        }
+        // Opens and closes that this turn made.
+        self.start_clocks();
+        let before = outbox.len();
+        self.flush(outbox);
+        self.stats.datagrams_out += (outbox.len() - before) as u64;
+        self.start_waiting();
+        self.next_timer = self.timers.next(&self.requests);
+    }
+
+    fn deadline(&self) -> Time {
+        if !self.handed_in.is_empty() || !self.stirred.is_empty() {
+            return self.now;
+        }
+        self.next_timer.min(self.sender.next())
+    }
+}
+
+/// The answer to a session-open is the session's id (P9).
+fn session_opened(result: &[u8]) -> Option<SessionId> {
+    let id = result.first_chunk::<8>().map(|id| SessionId(u64::from_le_bytes(*id)))?;
+    (id != SessionId::NONE).then_some(id)
+}

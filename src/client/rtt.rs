@@ -1,0 +1,70 @@
+//! When to send again (P2).
+
+use std::time::Duration;
+
+/// Round-trip estimator: RTO = max(25 ms, srtt + 4 rttvar), 60 ms without samples, doubling to 500 ms, +-20 %.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Rtt {
+    smoothed: Option<(Duration, Duration)>,
+}
+
+impl Rtt {
+    const FIRST: Duration = Duration::from_millis(60);
+    const MIN: Duration = Duration::from_millis(25);
+    const MAX: Duration = Duration::from_millis(500);
+
+    /// Takes the round trip of a request that was sent once (Karn: others are ambiguous).
+    pub(crate) fn sample(&mut self, rtt: Duration) {
+        self.smoothed = Some(match self.smoothed {
+            None => (rtt, rtt / 2),
+            Some((srtt, var)) => ((srtt * 7 + rtt) / 8, (var * 3 + srtt.abs_diff(rtt)) / 4),
+        });
+    }
+
+    /// The smoothed round trip, if there are samples.
+    pub(crate) fn smoothed(&self) -> Option<Duration> {
+        self.smoothed.map(|(srtt, _)| srtt)
+    }
+
+    /// The timeout after `retransmissions` vain sends more than one. `random` is uniform.
+    pub(crate) fn timeout(&self, retransmissions: u32, random: u64) -> Duration {
+        let base = self.smoothed.map_or(Self::FIRST, |(srtt, var)| srtt + 4 * var);
+        let doubled = base.max(Self::MIN).saturating_mul(1 << retransmissions.min(8)).min(Self::MAX);
+        doubled * (800 + (random % 401) as u32) / 1_000
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    /// Random value 200 is the middle: no jitter.
+    #[test]
+    fn p02_rto_is_60ms_without_samples_then_follows_them_and_doubles_to_500ms() {
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.timeout(0, 200), ms(60));
+        assert_eq!(rtt.timeout(1, 200), ms(120));
+        assert_eq!(rtt.timeout(4, 200), ms(500));
+        assert_eq!(rtt.timeout(u32::MAX, 200), ms(500));
+        rtt.sample(ms(1));
+        assert_eq!(rtt.timeout(0, 200), ms(25), "never below 25 ms");
+        for _ in 0..200 {
+            rtt.sample(ms(100));
+        }
+        let settled = rtt.timeout(0, 200);
+        assert!(settled >= ms(99) && settled < ms(110), "{settled:?}");
+    }
+
+    #[test]
+    fn p02_jitter_is_within_a_fifth() {
+        let rtt = Rtt::default();
+        assert_eq!((rtt.timeout(0, 0), rtt.timeout(0, 400)), (ms(48), ms(72)));
+        for random in 0..2_000 {
+            assert!((ms(48)..=ms(72)).contains(&rtt.timeout(0, random)));
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! From requests to datagrams: packs, their receivers, fragments at a measured pace (P2, P3, P46).
+
+use std::collections::VecDeque;
+use std::mem;
+use std::time::Duration;
+
+use super::completion::RequestId;
+use super::config::EndpointConfig;
+use super::request::{Outstanding, Requests};
+use crate::auth::{Clients, Keyring, Principal};
+use crate::transport::{Head, Outgoing, Peer};
+use crate::types::{ClusterSize, ReplicaId, Time};
+use crate::wire::header::{HEADER, MAC, SIGNATURE};
+use crate::wire::pack::REQUEST_HEAD;
+use crate::wire::{PackBuilder, Request};
+
+/// How a request goes out. Requests of one way share packs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Way {
+    /// The first send of an ordered request: under a vector, to the believed primary.
+    First,
+    /// A session-open: signed, to all.
+    Open,
+    /// A retransmission: signed, to all, asking for whole results (P2, P7).
+    Again,
+    /// A query: under a vector, to all (P6).
+    Query,
+    /// A repeated query: signed, to all, asking for whole results.
+    QueryAgain,
+}
+
+const WAYS: [Way; 5] = [Way::First, Way::Open, Way::Again, Way::Query, Way::QueryAgain];
+
+impl Way {
+    fn is_again(self) -> bool {
+        match self {
+            Way::Again | Way::QueryAgain => true,
+            Way::First | Way::Open | Way::Query => false,
+        }
+    }
+
+    fn is_signed(self) -> bool {
+        match self {
+            Way::Open | Way::Again | Way::QueryAgain => true,
+            Way::First | Way::Query => false,
+        }
+    }
+}
+
+/// A large request's retransmission: while it bears the same number, pieces that came through add up at a receiver,
+/// though no round is whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Repeat {
+    message: u64,
+    rounds: u32,
+}
+
+/// What waits to be sent.
+#[derive(Debug)]
+pub(crate) struct Sender {
+    size: ClusterSize,
+    datagram_max: usize,
+    inline_max: usize,
+    pace_bytes: usize,
+    pace_interval: Duration,
+    queues: [Vec<RequestId>; WAYS.len()],
+    next_message: u64,
+    /// Fragments, in order; per receiver at most `pace_bytes` leave per `pace_interval`.
+    paced: VecDeque<(ReplicaId, Outgoing)>,
+    /// Bytes in `paced`, and what may leave until `refill_at`, per receiver.
+    backlog: Vec<usize>,
+    budget: Vec<usize>,
+    refill_at: Time,
+    /// A signed pack has left: an open cluster can know us.
+    introduced: bool,
+    sent: Vec<(RequestId, Duration)>,
+    pub(crate) packs_out: u64,
+}
+
+impl Sender {
+    /// Rounds of a large request's retransmission under one number. Bounded, for a receiver ignores a number that it
+    /// has completed, and its replies may be what was lost.
+    const REPEATS: u32 = 4;
+
+    pub(crate) fn new(config: &EndpointConfig, size: ClusterSize) -> Sender {
+        Sender {
+            size,
+            datagram_max: config.datagram_max,
+            inline_max: config.inline_max,
+            pace_bytes: config.pace_bytes,
+            pace_interval: config.pace_interval,
+            queues: Default::default(),
+            next_message: 1,
+            paced: VecDeque::new(),
+            backlog: vec![0; size.n()],
+            budget: vec![0; size.n()],
+            refill_at: Time(0),
+            introduced: false,
+            sent: Vec::new(),
+            packs_out: 0,
+        }
+    }
+
+    /// Sends `request` with the next flush. It has its number.
+    pub(crate) fn queue(&mut self, way: Way, request: RequestId) {
+        self.queues[way as usize].push(request);
+    }
+
+    /// When fragments may leave again.
+    pub(crate) fn next(&self) -> Time {
+        if self.paced.is_empty() { Time::NEVER } else { self.refill_at }
+    }
+
+    /// Sends what is queued and what the pace allows. Names the requests sent, each with the time until its last byte
+    /// leaves.
+    pub(crate) fn flush(
+        &mut self,
+        now: Time,
+        primary: ReplicaId,
+        keyring: &Keyring,
+        requests: &mut Requests,
+        outbox: &mut Vec<Outgoing>,
+    ) -> Vec<(RequestId, Duration)> {
+        for way in WAYS {
+            let queued = mem::take(&mut self.queues[way as usize]);
+            if !queued.is_empty() {
+                self.pack(way, &queued, primary, keyring, requests, outbox);
+            }
+            let mut queued = queued;
+            queued.clear();
+            self.queues[way as usize] = queued;
+        }
+        self.release(now, outbox);
+        mem::take(&mut self.sent)
+    }
+
+    /// Gives back what [`flush`](Self::flush) returned, emptied.
+    pub(crate) fn recycle(&mut self, mut sent: Vec<(RequestId, Duration)>) {
+        sent.clear();
+        self.sent = sent;
+    }
+
+    /// As many requests per pack as fit one datagram that stays inline (P3); a larger one has a pack of its own.
+    fn pack(
+        &mut self,
+        way: Way,
+        queued: &[RequestId],
+        primary: ReplicaId,
+        keyring: &Keyring,
+        requests: &mut Requests,
+        outbox: &mut Vec<Outgoing>,
+    ) {
+        let Principal::Client(client, endpoint) = keyring.me() else { panic!("a client's keyring") };
+        let signed = way.is_signed() || !self.introduced && keyring.cluster().clients == Clients::Open;
+        let proof = if signed { 2 + 2 * SIGNATURE } else { 3 + MAC * self.size.n() };
+        let target = self.inline_max.min(self.datagram_max - HEADER - MAC) - proof;
+        let mut builder = PackBuilder::new(client, endpoint);
+        let mut start = 0;
+        for (i, &id) in queued.iter().enumerate() {
+            let Some((r, number)) = requests.get(id).and_then(|r| Some((r, r.number?))) else { continue };
+            let (session, t, low) = (number.session, number.t, number.low);
+            let request = Request { session, t, low, kind: r.kind, op: &r.op };
+            let fits = builder.bytes() + REQUEST_HEAD + r.op.len() <= target && builder.accepts(&request);
+            if !builder.is_empty() && !fits {
+                let full = mem::replace(&mut builder, PackBuilder::new(client, endpoint));
+                self.ship(way, signed, full, &queued[start..i], primary, keyring, requests, outbox);
+                start = i;
+            }
+            let Some(r) = requests.get(id) else { continue };
+            builder.push(&Request { session, t, low, kind: r.kind, op: &r.op });
+        }
+        if !builder.is_empty() {
+            self.ship(way, signed, builder, &queued[start..], primary, keyring, requests, outbox);
+        }
+        self.introduced |= signed;
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "one private step of `pack`")]
+    fn ship(
+        &mut self,
+        way: Way,
+        signed: bool,
+        builder: PackBuilder,
+        ids: &[RequestId],
+        primary: ReplicaId,
+        keyring: &Keyring,
+        requests: &mut Requests,
+        outbox: &mut Vec<Outgoing>,
+    ) {
+        let pack = keyring.seal_pack(builder, way.is_again(), signed);
+        self.packs_out += 1;
+        let body = pack.encoded();
+        let to_primary = way == Way::First && body.len() <= self.inline_max;
+        let heads: Vec<(Principal, Head)> = self
+            .size
+            .replicas()
+            .filter(|&r| !to_primary || r == primary)
+            .map(|r| (Principal::Replica(r), keyring.seal_pack_hop(r, &pack)))
+            .collect();
+        let len = body.len() + HEADER + MAC;
+        if len <= self.datagram_max {
+            outbox.extend(
+                heads.into_iter().filter_map(|(to, head)| {
+                    Some(Outgoing { to: Peer::Replica(replica(to)?), head, body: body.clone() })
+                }),
+            );
+        } else if let (true, [id]) = (way.is_again(), ids)
+            && let Some(r) = requests.get_mut(*id)
+        {
+            // Who answered has had it all: only a new number makes it answer again.
+            let (answered, silent): (Vec<_>, Vec<_>) =
+                heads.into_iter().partition(|(to, _)| replica(*to).is_some_and(|to| r.certificate.has(to)));
+            let repeat = self.repeat(r);
+            self.cut(keyring, repeat, &silent, body);
+            let fresh = self.fresh_message();
+            self.cut(keyring, fresh, &answered, body);
+        } else {
+            let fresh = self.fresh_message();
+            self.cut(keyring, fresh, &heads, body);
+        }
+        let after = self.drain_time();
+        let after = if len <= self.datagram_max { Duration::ZERO } else { after };
+        self.sent.extend(ids.iter().map(|&id| (id, after)));
+    }
+
+    fn fresh_message(&mut self) -> u64 {
+        self.next_message += 1;
+        self.next_message - 1
+    }
+
+    fn repeat(&mut self, r: &mut Outstanding) -> u64 {
+        let repeat = match r.repeat {
+            Some(Repeat { message, rounds }) if rounds < Self::REPEATS => Repeat { message, rounds: rounds + 1 },
+            Some(_) | None => Repeat { message: self.fresh_message(), rounds: 1 },
+        };
+        r.repeat = Some(repeat);
+        repeat.message
+    }
+
+    fn cut(&mut self, keyring: &Keyring, message: u64, heads: &[(Principal, Head)], body: &bytes::Bytes) {
+        let (paced, backlog) = (&mut self.paced, &mut self.backlog);
+        keyring.fragment(message, self.datagram_max, heads, body, |to, head, body| {
+            let Some(to) = replica(to) else { return };
+            let out = Outgoing { to: Peer::Replica(to), head, body };
+            backlog[usize::from(to.0)] += out.len();
+            paced.push_back((to, out));
+        });
+    }
+
+    /// Until the last byte queued leaves.
+    fn drain_time(&self) -> Duration {
+        let most = self.backlog.iter().max().copied().unwrap_or(0);
+        self.pace_interval.saturating_mul(u32::try_from(most.div_ceil(self.pace_bytes)).unwrap_or(u32::MAX))
+    }
+
+    fn release(&mut self, now: Time, outbox: &mut Vec<Outgoing>) {
+        if self.paced.is_empty() {
+            return;
+        }
+        if now >= self.refill_at {
+            self.budget.fill(self.pace_bytes);
+            self.refill_at = now + self.pace_interval;
+        }
+        while let Some((to, out)) = self.paced.front() {
+            let (to, len) = (usize::from(to.0), out.len());
+            if self.budget[to] < len {
+                break;
+            }
+            self.budget[to] -= len;
+            self.backlog[to] -= len;
+            outbox.extend(self.paced.pop_front().map(|(_, out)| out));
+        }
+    }
+}
+
+fn replica(principal: Principal) -> Option<ReplicaId> {
+    match principal {
+        Principal::Replica(id) => Some(id),
+        Principal::Client(..) => None,
+    }
+}
