@@ -479,7 +479,10 @@ impl Endpoint {
             Ok(Opened::Replies(replies)) => self.on_envelope(replies),
             Ok(Opened::Fragment { from: Principal::Replica(from), header, piece }) => {
                 let reassembler = &mut self.reassembly[usize::from(from.0)];
-                match reassembler.insert(self.now, header, &piece) {
+                let mut dropped = 0;
+                let inserted = reassembler.insert(self.now, 0, header, &piece, &mut dropped);
+                self.stats.rejects.auth.add(Reject::ReassemblyDropped, dropped);
+                match inserted {
                     Ok(Assembled::Partial) => {}
                     Ok(Assembled::Complete(whole)) => self.on_reassembled(&whole),
                     Err(malformed) => self.stats.rejects.count(Reject::Malformed(malformed)),
