@@ -1,10 +1,31 @@
 //! The execution role: agreed batches in, replies out, exactly once.
+//!
+//! | file | what |
+//! |---|---|
+//! | `service` | [`Service`]: what is replicated; `context`, `reply_buffer`: what it is handed |
+//! | `interface` | [`Command`], [`Output`]: the seam to whoever joins the roles |
+//! | `executor` | [`Executor`]: order, tentative execution, checkpoints, queries |
+//! | `sessions`, `ring`, `layout` | sessions and cached replies, and where they lie in the library's region |
+//! | `queries` | read-only requests that wait |
 #![forbid(unsafe_code)]
 
+mod config;
 mod context;
+mod executor;
+mod interface;
+mod layout;
+mod queries;
 mod reply_buffer;
+mod ring;
 mod service;
+mod sessions;
 
+pub use config::ExecutorConfig;
 pub use context::{Caches, Context};
+pub use executor::{Executor, ExecutorCounters};
+pub use interface::{Command, Output, Reply};
 pub use reply_buffer::ReplyBuffer;
 pub use service::{NotReadOnly, Service};
+
+#[cfg(test)]
+mod tests;

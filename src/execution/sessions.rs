@@ -1,0 +1,400 @@
+//! Sessions and their reply slots: what makes execution exactly once (P4, P9).
+//!
+//! ```text
+//! session   0 next free u32 | 4 window u32 | 8 id | 16 client | 24 counter | 32 low | 40 last used (agreed time)
+//!           48 reserved | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
+//! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the ring) | 20 length u32
+//!           24 the result, or its offset in the ring u64
+//! client    0 next free u32 | 4 sessions u32 | 8 client | 16 last counter | 24 last open (agreed time)
+//! ```
+//! Request t has slot t mod W. Two requests of one slot are W apart, and the window is W wide, so a slot is overwritten
+//! only when the client has said by `low` that it received what lies there.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::config::ExecutorConfig;
+use super::layout::{self, Records, SLOT, SLOTS_PER_PAGE, get_u32, get_u64, put_u64};
+use super::reply_buffer::ReplyBuffer;
+use super::ring::Ring;
+use crate::limits::SMALL_RESULT_MAX;
+use crate::state::{PageId, Region};
+use crate::types::{ClientId, Position, SessionId, Time};
+use crate::wire::{Outcome, Refusal};
+
+const WINDOW: usize = 4;
+const ID: usize = 8;
+const CLIENT: usize = 16;
+const COUNTER: usize = 24;
+const LOW: usize = 32;
+const USED: usize = 40;
+const SLOTS: usize = 64;
+
+const SLOT_PLACE: usize = 16;
+const SLOT_LEN: usize = 20;
+const SLOT_RESULT: usize = 24;
+const EMPTY: u32 = 0;
+const HERE: u32 = 1;
+const IN_RING: u32 = 2;
+
+const CLIENT_SESSIONS: usize = 4;
+const CLIENT_ID: usize = 8;
+const CLIENT_COUNTER: usize = 16;
+const CLIENT_OPENED: usize = 24;
+
+const _: () = assert!(SLOTS + SLOT <= layout::SESSION);
+const _: () = assert!(
+    SLOTS + 4 * (crate::limits::SESSION_WINDOW_MAX.div_ceil(SLOTS_PER_PAGE) as usize) <= layout::SESSION,
+    "the pages of the largest window fit the record"
+);
+
+/// The session table. Everything lies in the region; the maps only find it, and can be rebuilt from it.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    config: ExecutorConfig,
+    records: Records,
+    clients: Records,
+    ring: Ring,
+    by_id: BTreeMap<SessionId, u32>,
+    by_owner: BTreeMap<(ClientId, SessionId), u32>,
+    client_records: BTreeMap<ClientId, u32>,
+    /// The maps changed since [`begin`](Sessions::begin).
+    changed: bool,
+}
+
+/// A session, found.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Session {
+    record: u32,
+    page: PageId,
+    at: usize,
+    id: SessionId,
+    client: ClientId,
+    counter: u64,
+    low: u64,
+    window: u64,
+}
+
+/// What a session knows of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Standing {
+    /// It may execute now.
+    Executable,
+    /// It was executed at this position.
+    Executed(Position),
+    /// Its reply was received, it is beyond the window, or it is not the session's client that asks: no answer.
+    Ignored,
+}
+
+impl Session {
+    /// P4: t is executable if l <= t < l + W, where l = max(stored low, the request's own).
+    pub(super) fn standing(&self, region: &Region, client: ClientId, t: u64, low: u64) -> Standing {
+        let l = self.low.max(low);
+        if self.client != client || low > t || t < l || t - l >= self.window {
+            return Standing::Ignored;
+        }
+        let (page, at) = self.slot(region, t);
+        let slot = &region.read(page)[at..at + SLOT];
+        if get_u32(slot, SLOT_PLACE) == EMPTY {
+            return Standing::Executable;
+        }
+        match get_u64(slot, 0) {
+            held if held == t => Standing::Executed(Position(get_u64(slot, 8))),
+            held => {
+                assert!(held < t, "a slot is reused upwards");
+                Standing::Executable
+            }
+        }
+    }
+
+    fn slot(&self, region: &Region, t: u64) -> (PageId, usize) {
+        if self.window == 1 {
+            return (self.page, self.at + SLOTS);
+        }
+        let slot = t % self.window;
+        let entry = self.at + SLOTS + 4 * (slot / SLOTS_PER_PAGE) as usize;
+        let page = PageId(get_u32(region.read(self.page), entry));
+        (page, (slot % SLOTS_PER_PAGE) as usize * SLOT)
+    }
+}
+
+impl Sessions {
+    /// The table that lies in `region`.
+    pub(super) fn load(region: &Region, config: &ExecutorConfig) -> Sessions {
+        let mut sessions = Sessions {
+            config: config.clone(),
+            records: Records::sessions(config),
+            clients: Records::clients(config),
+            ring: Ring::new(config),
+            by_id: BTreeMap::new(),
+            by_owner: BTreeMap::new(),
+            client_records: BTreeMap::new(),
+            changed: false,
+        };
+        sessions.rebuild(region);
+        sessions
+    }
+
+    fn rebuild(&mut self, region: &Region) {
+        self.by_id.clear();
+        self.by_owner.clear();
+        self.client_records.clear();
+        for record in 0..self.records.used(region) {
+            let bytes = self.records.read(region, record);
+            let (id, client) = (SessionId(get_u64(bytes, ID)), ClientId(get_u64(bytes, CLIENT)));
+            if id != SessionId::NONE {
+                self.by_id.insert(id, record);
+                self.by_owner.insert((client, id), record);
+            }
+        }
+        for record in 0..self.clients.used(region) {
+            let bytes = self.clients.read(region, record);
+            if get_u64(bytes, CLIENT_COUNTER) != 0 {
+                self.client_records.insert(ClientId(get_u64(bytes, CLIENT_ID)), record);
+            }
+        }
+    }
+
+    /// A tentative batch begins.
+    pub(super) fn begin(&mut self) {
+        self.changed = false;
+    }
+
+    /// The region was rolled back to where it was at [`begin`](Sessions::begin).
+    pub(super) fn rolled_back(&mut self, region: &Region) {
+        if self.changed {
+            self.rebuild(region);
+        }
+    }
+
+    /// Live sessions.
+    pub(super) fn len(&self) -> usize {
+        self.by_id.len()
+    }
+
+    pub(super) fn find(&self, region: &Region, id: SessionId) -> Option<Session> {
+        let record = *self.by_id.get(&id)?;
+        let session = self.session(region, record);
+        assert_eq!(session.id, id, "the index agrees with the region");
+        Some(session)
+    }
+
+    fn session(&self, region: &Region, record: u32) -> Session {
+        let (page, at) = self.records.place(region, record);
+        let bytes = &region.read(page)[at..at + layout::SESSION];
+        Session {
+            record,
+            page,
+            at,
+            id: SessionId(get_u64(bytes, ID)),
+            client: ClientId(get_u64(bytes, CLIENT)),
+            counter: get_u64(bytes, COUNTER),
+            low: get_u64(bytes, LOW),
+            window: get_u32(bytes, WINDOW).into(),
+        }
+    }
+
+    /// Keeps the result of an executed request for its duplicates.
+    pub(super) fn keep(
+        &self,
+        region: &mut Region,
+        session: &Session,
+        (t, low): (u64, u64),
+        position: Position,
+        time: Time,
+        result: &[u8],
+    ) {
+        let offset;
+        let (place, inline) = if result.len() <= SMALL_RESULT_MAX {
+            (HERE, result)
+        } else {
+            offset = self.ring.append(region, result).to_le_bytes();
+            (IN_RING, &offset[..])
+        };
+        let (page, at) = session.slot(region, t);
+        let mut head = [0; SLOT_RESULT];
+        head[..8].copy_from_slice(&t.to_le_bytes());
+        head[8..16].copy_from_slice(&position.0.to_le_bytes());
+        head[SLOT_PLACE..SLOT_PLACE + 4].copy_from_slice(&place.to_le_bytes());
+        head[SLOT_LEN..SLOT_LEN + 4].copy_from_slice(&(result.len() as u32).to_le_bytes());
+        let slot = region.write(page, at..at + SLOT_RESULT + inline.len());
+        slot[..SLOT_RESULT].copy_from_slice(&head);
+        slot[SLOT_RESULT..].copy_from_slice(inline);
+
+        let record = region.write(session.page, session.at + LOW..session.at + USED + 8);
+        record[..8].copy_from_slice(&session.low.max(low).to_le_bytes());
+        record[8..].copy_from_slice(&time.0.to_le_bytes());
+    }
+
+    /// The outcome of a request that was executed: its result, or [`Outcome::Gone`].
+    pub(super) fn kept(&self, region: &Region, session: &Session, t: u64, into: &mut ReplyBuffer) -> Outcome {
+        let (page, at) = session.slot(region, t);
+        let slot = &region.read(page)[at..at + SLOT];
+        assert_eq!(get_u64(slot, 0), t, "the caller found it executed");
+        let len = get_u32(slot, SLOT_LEN) as usize;
+        into.clear();
+        match get_u32(slot, SLOT_PLACE) {
+            HERE => into.push(&slot[SLOT_RESULT..SLOT_RESULT + len]),
+            place => {
+                assert_eq!(place, IN_RING, "a slot that is in use");
+                if !self.ring.read(region, get_u64(slot, SLOT_RESULT), len, into) {
+                    return Outcome::Gone;
+                }
+            }
+        }
+        Outcome::Done(into.take())
+    }
+
+    /// Opens a session at `position` (P9): the outcome, and the position that it was agreed at.
+    pub(super) fn open(
+        &mut self,
+        region: &mut Region,
+        client: ClientId,
+        (counter, window): (u64, u64),
+        position: Position,
+        time: Time,
+    ) -> (Outcome, Position) {
+        if let Some(live) = self.opened(region, client, counter) {
+            return live;
+        }
+        let outcome = match self.try_open(region, client, (counter, window), position, time) {
+            Ok(()) => opened(SessionId(position.0), window),
+            Err(refusal) => Outcome::Refused(refusal),
+        };
+        (outcome, position)
+    }
+
+    /// The answer to an open whose counter is that of a live session of `client`.
+    pub(super) fn opened(&self, region: &Region, client: ClientId, counter: u64) -> Option<(Outcome, Position)> {
+        self.of_client(region, client)
+            .find(|session| session.counter == counter)
+            .map(|session| (opened(session.id, session.window), Position(session.id.0)))
+    }
+
+    fn of_client(&self, region: &Region, client: ClientId) -> impl Iterator<Item = Session> {
+        let all = (client, SessionId::NONE)..=(client, SessionId(u64::MAX));
+        self.by_owner.range(all).map(move |(_, &record)| self.session(region, record))
+    }
+
+    fn try_open(
+        &mut self,
+        region: &mut Region,
+        client: ClientId,
+        (counter, window): (u64, u64),
+        position: Position,
+        time: Time,
+    ) -> Result<(), Refusal> {
+        if window == 0 || window > self.config.window_max {
+            return Err(Refusal::Window { window_max: self.config.window_max });
+        }
+        let known = self.client_records.get(&client).copied();
+        let last = known.map_or(0, |record| get_u64(self.clients.read(region, record), CLIENT_COUNTER));
+        if counter <= last {
+            return Err(Refusal::Counter { last });
+        }
+        let live = known.map_or(0, |record| get_u32(self.clients.read(region, record), CLIENT_SESSIONS));
+        let full = Refusal::Full { sessions_max: self.config.sessions_max.into() };
+        if live >= self.config.sessions_per_client {
+            let mine = self.of_client(region, client).map(|session| session.record);
+            let quota = Refusal::Quota { sessions_max: self.config.sessions_per_client.into() };
+            let evicted = self.longest_expired(region, mine, time).ok_or(quota)?;
+            let evicted = self.session(region, evicted);
+            self.close(region, &evicted);
+        } else if self.by_id.len() >= self.config.sessions_max as usize {
+            // An expired session of one's own, else of anyone: dead clients must not keep the table full.
+            let mine = self.of_client(region, client).map(|session| session.record);
+            let anyone = self.by_id.values().copied();
+            let evicted = self.longest_expired(region, mine, time).or(self.longest_expired(region, anyone, time));
+            let evicted = self.session(region, evicted.ok_or(full)?);
+            self.close(region, &evicted);
+        }
+        let remembered = match known {
+            Some(record) => record,
+            None => self.remember(region, client).ok_or(full)?,
+        };
+
+        let record = self.records.allocate(region).expect("fewer sessions than sessions_max");
+        let (page, at) = self.records.place(region, record);
+        let mut bytes = [0; layout::SESSION];
+        bytes[WINDOW..WINDOW + 4].copy_from_slice(&(window as u32).to_le_bytes());
+        for (field, value) in [(ID, position.0), (CLIENT, client.0), (COUNTER, counter), (USED, time.0)] {
+            bytes[field..field + 8].copy_from_slice(&value.to_le_bytes());
+        }
+        for i in 0..slot_pages(window) {
+            let slots = region.allocate_zeroed().expect("the configuration bounds the region");
+            bytes[SLOTS + 4 * i..SLOTS + 4 * i + 4].copy_from_slice(&slots.0.to_le_bytes());
+        }
+        region.write(page, at..at + layout::SESSION).copy_from_slice(&bytes);
+
+        let (page, at) = self.clients.place(region, remembered);
+        let live = get_u32(self.clients.read(region, remembered), CLIENT_SESSIONS);
+        layout::put_u32(region, page, at + CLIENT_SESSIONS, live + 1);
+        put_u64(region, page, at + CLIENT_COUNTER, counter);
+        put_u64(region, page, at + CLIENT_OPENED, time.0);
+
+        let id = SessionId(position.0);
+        self.by_id.insert(id, record);
+        self.by_owner.insert((client, id), record);
+        self.changed = true;
+        Ok(())
+    }
+
+    /// A record for a client that has none; `None` if every known client has sessions.
+    fn remember(&mut self, region: &mut Region, client: ClientId) -> Option<u32> {
+        let record = match self.clients.allocate(region) {
+            Some(record) => record,
+            None => {
+                let idle = self.client_records.iter().map(|(&id, &record)| {
+                    let bytes = self.clients.read(region, record);
+                    (get_u32(bytes, CLIENT_SESSIONS), get_u64(bytes, CLIENT_OPENED), id, record)
+                });
+                let (_, _, forgotten, record) = idle.filter(|(live, ..)| *live == 0).min()?;
+                self.client_records.remove(&forgotten);
+                record
+            }
+        };
+        let (page, at) = self.clients.place(region, record);
+        let bytes = region.write(page, at..at + layout::CLIENT);
+        bytes.fill(0);
+        bytes[CLIENT_ID..CLIENT_ID + 8].copy_from_slice(&client.0.to_le_bytes());
+        self.client_records.insert(client, record);
+        self.changed = true;
+        Some(record)
+    }
+
+    fn longest_expired(&self, region: &Region, records: impl Iterator<Item = u32>, time: Time) -> Option<u32> {
+        let used = |record| get_u64(self.records.read(region, record), USED);
+        let (used, record) = records.map(|record| (used(record), record)).min()?;
+        (time.since(Time(used)) >= self.config.session_idle).then_some(record)
+    }
+
+    /// Ends a session; its slots are free.
+    pub(super) fn close(&mut self, region: &mut Region, session: &Session) {
+        for i in 0..slot_pages(session.window) {
+            let page = PageId(get_u32(region.read(session.page), session.at + SLOTS + 4 * i));
+            region.release(page);
+        }
+        self.records.release(region, session.record);
+        let client = *self.client_records.get(&session.client).expect("a client with a session is known");
+        let (page, at) = self.clients.place(region, client);
+        let live = get_u32(region.read(page), at + CLIENT_SESSIONS);
+        layout::put_u32(region, page, at + CLIENT_SESSIONS, live - 1);
+        self.by_id.remove(&session.id);
+        self.by_owner.remove(&(session.client, session.id));
+        self.changed = true;
+    }
+}
+
+/// Pages of slots besides the record.
+fn slot_pages(window: u64) -> usize {
+    if window == 1 { 0 } else { window.div_ceil(SLOTS_PER_PAGE) as usize }
+}
+
+/// The result of an open: session id, window.
+fn opened(id: SessionId, window: u64) -> Outcome {
+    let mut result = [0; 16];
+    result[..8].copy_from_slice(&id.0.to_le_bytes());
+    result[8..].copy_from_slice(&window.to_le_bytes());
+    Outcome::Done(Bytes::copy_from_slice(&result))
+}

@@ -1,0 +1,241 @@
+//! Exactly once (P4, P46) and sessions (P9).
+
+use super::*;
+use crate::limits::SMALL_RESULT_MAX;
+use crate::wire::Refusal;
+
+#[test]
+fn p04_a_duplicate_is_answered_from_the_cache() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 8);
+    let first = bench.committed(&[ordered(ALICE, s, 0, b"+")]);
+    assert_eq!((&first[0].outcome, first[0].kind), (&count(1), ReplyKind::Committed));
+    assert_eq!(first[0].position, Position::new(SeqNum(2), 0));
+    bench.view = View(3);
+    let again = bench.committed(&[ordered(ALICE, s, 0, b"+"), ordered(ALICE, s, 1, b"+")]);
+    assert_eq!((&again[0].outcome, again[0].position, again[0].view), (&count(1), first[0].position, View(3)));
+    assert_eq!((&again[1].outcome, again[1].position), (&count(2), Position::new(SeqNum(3), 1)));
+}
+
+#[test]
+fn p04_order_inside_the_window_is_free_and_nothing_beyond_it_executes() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 4);
+    for (t, executes) in [(3, true), (1, true), (0, true), (2, true), (4, false), (3, false), (u64::MAX, false)] {
+        let before = bench.executor.counters().operations;
+        bench.committed(&[ordered(ALICE, s, t, b"+")]);
+        assert_eq!(bench.executor.counters().operations - before, u64::from(executes), "t = {t}");
+    }
+}
+
+#[test]
+fn p04_low_moves_the_window_and_frees_what_is_below() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 2);
+    bench.committed(&[ordered(ALICE, s, 0, b"+"), ordered(ALICE, s, 1, b"+")]);
+    assert!(bench.committed(&[ordered(ALICE, s, 2, b"+")]).is_empty(), "beyond the window");
+    let moved = pack_of(ALICE, &[request(s, 2, 1, RequestKind::Ordered, b"+")]);
+    assert_eq!(bench.committed(&[moved])[0].outcome, count(3));
+    assert!(bench.committed(&[ordered(ALICE, s, 0, b"+")]).is_empty(), "its reply was received");
+    assert_eq!(bench.committed(&[ordered(ALICE, s, 1, b"+")])[0].outcome, count(2), "kept: not below low");
+    // A retransmission keeps its old low; the stored one does not go back.
+    let late = pack_of(ALICE, &[request(s, 0, 0, RequestKind::Ordered, b"+")]);
+    assert!(bench.committed(&[late]).is_empty());
+}
+
+#[test]
+fn p04_a_request_that_does_not_execute_moves_no_window() {
+    let mut bench = Bench::new();
+    let (s, root) = (bench.session(ALICE, 2), |bench: &Bench<Tally>| bench.root());
+    bench.committed(&[ordered(ALICE, s, 0, b"+")]);
+    let mut other = Bench::new();
+    other.session(ALICE, 2);
+    other.committed(&[ordered(ALICE, s, 0, b"+")]);
+    // Bob asks in Alice's session, with a low that would free everything.
+    let foreign = pack_of(BOB, &[request(s, 9, 9, RequestKind::Ordered, b"+")]);
+    assert!(bench.committed(&[foreign]).is_empty());
+    other.committed(&[close(BOB, s, 0)]);
+    assert_eq!(root(&bench), root(&other));
+    assert_eq!(bench.committed(&[ordered(ALICE, s, 0, b"+")])[0].outcome, count(1));
+}
+
+#[test]
+fn p04_large_results_are_kept_in_the_ring_until_overwritten() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 8);
+    let third = OPERATION_MAX / 3;
+    for t in 0..3 {
+        bench.committed(&[ordered(ALICE, s, t, &big(third))]);
+    }
+    let small = bench.committed(&[ordered(ALICE, s, 3, &big(SMALL_RESULT_MAX))]);
+    let kept = bench.committed(&[ordered(ALICE, s, 0, b"")]);
+    assert_eq!(kept[0].outcome, Outcome::Done(vec![1; third].into()));
+    bench.committed(&[ordered(ALICE, s, 4, &big(SMALL_RESULT_MAX + 1))]);
+    let gone = bench.committed(&[ordered(ALICE, s, 0, b"")]);
+    assert_eq!((&gone[0].outcome, gone[0].position), (&Outcome::Gone, kept[0].position));
+    let still = bench.committed(&[ordered(ALICE, s, 1, b""), ordered(ALICE, s, 3, b"")]);
+    assert_eq!(still[0].outcome, Outcome::Done(vec![2; third].into()));
+    assert_eq!(still[1].outcome, small[0].outcome, "small results live in their slots");
+    assert_eq!(bench.executor.counters().operations, 5);
+}
+
+#[test]
+fn p04_the_largest_result_is_kept() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 1);
+    let first = bench.committed(&[ordered(ALICE, s, 0, &big(OPERATION_MAX + 5))]);
+    assert_eq!(first[0].outcome, Outcome::Done(vec![1; OPERATION_MAX].into()));
+    assert_eq!(bench.committed(&[ordered(ALICE, s, 0, b"")])[0].outcome, first[0].outcome);
+}
+
+#[test]
+fn p04_an_admitted_pack_is_answered_or_handed_back() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 4);
+    bench.committed(&[ordered(ALICE, s, 0, b"+")]);
+    let root = bench.root();
+    let plus = |t| request(s, t, 0, RequestKind::Ordered, b"+");
+    let (answers, unexecuted) = bench.admit(&pack_of(ALICE, &[plus(0)]));
+    assert_eq!((answers[0].outcome.clone(), unexecuted), (count(1), false));
+    let (answers, unexecuted) = bench.admit(&pack_of(ALICE, &[plus(0), plus(1)]));
+    assert_eq!((answers.len(), unexecuted), (1, true));
+    assert_eq!(bench.admit(&pack_of(ALICE, &[plus(4)])), (vec![], false), "beyond the window");
+    assert_eq!(bench.admit(&pack_of(BOB, &[plus(1)])), (vec![], false), "not Bob's session");
+    assert_eq!(bench.admit(&query(ALICE, 1, b"=")), (vec![], false));
+    assert_eq!(bench.root(), root);
+}
+
+#[test]
+fn p04_what_does_not_exist_is_said_in_agreement_only() {
+    // A replica that lags must not say by itself that a session is not there.
+    let mut bench = Bench::new();
+    let unknown = ordered(ALICE, SessionId(99), 0, b"+");
+    assert_eq!(bench.admit(&unknown), (vec![], true));
+    assert_eq!(bench.admit(&open(ALICE, 1, 0)), (vec![], true));
+    let said = bench.committed(&[unknown]);
+    assert_eq!((&said[0].outcome, said[0].position), (&Outcome::NoSession, Position::new(SeqNum(1), 0)));
+}
+
+#[test]
+fn p46_requests_may_be_repacked() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 8);
+    let plus = |t| request(s, t, 0, RequestKind::Ordered, b"+");
+    let first = bench.committed(&[pack_of(ALICE, &[plus(0), plus(1)])]);
+    let repacked = bench.committed(&[pack_of(ALICE, &[plus(1), plus(2), plus(0), plus(2)])]);
+    let of = |t: u64| repacked.iter().filter(|r| r.t == t).map(|r| (&r.outcome, r.position)).collect::<Vec<_>>();
+    assert_eq!(of(0), [(&count(1), first[0].position)]);
+    assert_eq!(of(1), [(&count(2), first[1].position)]);
+    assert_eq!(of(2), [(&count(3), Position::new(SeqNum(3), 1)); 2]);
+}
+
+#[test]
+fn p09_a_session_is_named_by_its_position() {
+    let mut bench = Bench::new();
+    let opened = bench.committed(&[open(ALICE, 5, 8), open(BOB, 1, 64)]);
+    assert_eq!(session_of(&opened[0]), SessionId(Position::new(SeqNum(1), 0).0));
+    assert_eq!(session_of(&opened[1]), SessionId(Position::new(SeqNum(1), 1).0));
+    let expected = [Position::new(SeqNum(1), 1).0.to_le_bytes(), 64u64.to_le_bytes()].concat();
+    assert_eq!(opened[1].outcome, Outcome::Done(expected.into()));
+    assert_eq!((opened[0].session, opened[0].t), (SessionId::NONE, 5));
+}
+
+#[test]
+fn p09_an_open_is_done_once() {
+    let mut bench = Bench::new();
+    let first = bench.committed(&[open(ALICE, 5, 8)]).remove(0);
+    let again = bench.committed(&[open(ALICE, 5, 8)]).remove(0);
+    assert_eq!((&again.outcome, again.position), (&first.outcome, first.position));
+    let (admitted, unexecuted) = bench.admit(&open(ALICE, 5, 8));
+    assert_eq!((&admitted[0].outcome, admitted[0].position, unexecuted), (&first.outcome, first.position, false));
+    assert_eq!(bench.executor.sessions(), 1);
+    let lower = bench.committed(&[open(ALICE, 4, 8)]).remove(0);
+    assert_eq!(lower.outcome, Outcome::Refused(Refusal::Counter { last: 5 }));
+    bench.committed(&[close(ALICE, session_of(&first), 0)]);
+    let after = bench.committed(&[open(ALICE, 5, 8)]).remove(0);
+    assert_eq!(after.outcome, Outcome::Refused(Refusal::Counter { last: 5 }), "it is no live session's counter");
+}
+
+#[test]
+fn p09_windows_are_bounded() {
+    let mut bench = Bench::new();
+    for window in [0, 65, u64::MAX] {
+        let refused = bench.committed(&[open(ALICE, 1, window)]).remove(0);
+        assert_eq!(refused.outcome, Outcome::Refused(Refusal::Window { window_max: 64 }));
+    }
+    assert_eq!(bench.executor.sessions(), 0);
+}
+
+#[test]
+fn p09_a_closed_session_is_gone() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 30);
+    assert!(bench.committed(&[close(BOB, s, 0)]).is_empty());
+    bench.committed(&[ordered(ALICE, s, 0, b"+")]);
+    let closed = bench.committed(&[close(ALICE, s, 1), ordered(ALICE, s, 2, b"+"), close(ALICE, s, 1)]);
+    let outcomes: Vec<_> = closed.iter().map(|r| r.outcome.clone()).collect();
+    assert_eq!(outcomes, [Outcome::Done(Bytes::new()), Outcome::NoSession, Outcome::NoSession]);
+    // Its pages are used again, and nothing of it shines through.
+    let pages = bench.executor.state().library.pages();
+    let fresh = session_of(&bench.committed(&[open(ALICE, 2, 30)])[0]);
+    assert_eq!(bench.executor.state().library.pages(), pages);
+    assert_eq!(bench.committed(&[ordered(ALICE, fresh, 0, b"+")])[0].outcome, count(2));
+}
+
+#[test]
+fn p09_the_quota_evicts_only_expired_sessions_of_the_same_identity() {
+    let mut bench = Bench::new();
+    let bobs = session_of(&bench.committed_at(1, &[open(BOB, 1, 1)])[0]);
+    let mine: Vec<_> = (1..=3).map(|i| session_of(&bench.committed_at(i * SECOND, &[open(ALICE, i, 4)])[0])).collect();
+    let refused = bench.committed_at(10 * SECOND, &[open(ALICE, 4, 4)]).remove(0);
+    assert_eq!(refused.outcome, Outcome::Refused(Refusal::Quota { sessions_max: 3 }));
+    bench.committed_at(10 * SECOND, &[ordered(ALICE, mine[0], 0, b"+")]);
+    // Ten seconds after its last use the second is expired; the first was used since.
+    let fourth = bench.committed_at(12 * SECOND, &[open(ALICE, 4, 4)]).remove(0);
+    let fourth = session_of(&fourth);
+    let owners = [(BOB, bobs), (ALICE, mine[0]), (ALICE, mine[1]), (ALICE, mine[2]), (ALICE, fourth)];
+    let alive = owners.map(|(client, s)| {
+        bench.committed_at(12 * SECOND, &[ordered(client, s, 1, b"+")]).iter().all(|r| r.outcome != Outcome::NoSession)
+    });
+    assert_eq!(alive, [true, true, false, true, true]);
+}
+
+#[test]
+fn p09_a_full_table_takes_expired_sessions_of_anyone() {
+    let mut bench = Bench::with(ExecutorConfig { sessions_max: 3, ..config() });
+    for client in 1..=3 {
+        bench.committed_at(client * SECOND, &[open(ClientId(client), 1, 4)]);
+    }
+    let refused = bench.committed_at(9 * SECOND, &[open(ALICE, 1, 4)]).remove(0);
+    assert_eq!(refused.outcome, Outcome::Refused(Refusal::Full { sessions_max: 3 }));
+    let opened = bench.committed_at(12 * SECOND, &[open(ALICE, 1, 4), open(BOB, 1, 4)]);
+    session_of(&opened[0]);
+    session_of(&opened[1]);
+    assert_eq!(bench.executor.sessions(), 3);
+    let refused = bench.committed_at(12 * SECOND, &[open(ClientId(7), 1, 4)]).remove(0);
+    assert_eq!(refused.outcome, Outcome::Refused(Refusal::Full { sessions_max: 3 }));
+}
+
+#[test]
+fn p09_a_client_without_sessions_is_forgotten_for_another() {
+    let mut bench = Bench::with(ExecutorConfig { clients_max: 2, ..config() });
+    let first = session_of(&bench.committed(&[open(ALICE, 1, 1)])[0]);
+    bench.committed(&[open(BOB, 1, 1)]);
+    let full = bench.committed(&[open(ClientId(7), 1, 1)]).remove(0);
+    assert!(matches!(full.outcome, Outcome::Refused(Refusal::Full { .. })), "both have sessions");
+    bench.committed(&[close(ALICE, first, 0)]);
+    session_of(&bench.committed(&[open(ClientId(7), 1, 1)])[0]);
+    assert!(matches!(bench.committed(&[open(ALICE, 2, 1)])[0].outcome, Outcome::Refused(Refusal::Full { .. })));
+}
+
+#[test]
+fn p09_the_largest_configuration_of_sessions_fits_the_region() {
+    let config = ExecutorConfig { sessions_max: 40, sessions_per_client: 40, ..config() };
+    let mut bench = Bench::with(config);
+    let sessions: Vec<_> = (1..=40).map(|i| session_of(&bench.committed(&[open(ALICE, i, 64)])[0])).collect();
+    for (t, session) in sessions.iter().enumerate() {
+        bench.committed(&[ordered(ALICE, *session, t as u64, &big(100_000))]);
+    }
+    let library = &bench.executor.state().library;
+    assert_eq!(library.limit() - library.pages(), 1, "all but the page of client records that was not needed");
+}
