@@ -6,6 +6,8 @@
 pub mod auth;
 pub mod client;
 pub mod execution;
+#[cfg(feature = "cli")]
+pub mod lab;
 pub mod limits;
 pub mod protocol;
 #[cfg(feature = "runtime")]

@@ -39,8 +39,27 @@ const ARROWS: &[(&str, &[&str])] = &[
         &["client", "replica", "protocol", "execution", "state", "auth", "wire", "transport", "types", "limits"],
     ),
     (
+        "lab",
+        &[
+            "sim",
+            "runtime",
+            "client",
+            "replica",
+            "services",
+            "protocol",
+            "execution",
+            "state",
+            "auth",
+            "wire",
+            "transport",
+            "types",
+            "limits",
+        ],
+    ),
+    (
         "cli",
         &[
+            "lab",
             "runtime",
             "sim",
             "client",
@@ -59,7 +78,7 @@ const ARROWS: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that may meet the world: clocks, threads, files, sockets.
-const EDGE: &[&str] = &["runtime", "cli"];
+const EDGE: &[&str] = &["runtime", "lab", "cli"];
 
 /// The only modules with `unsafe`.
 const UNSAFE: &[&str] = &["runtime"];

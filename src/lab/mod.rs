@@ -1,0 +1,16 @@
+//! The laboratory: real processes on this machine, load on them, and figures that are true.
+//!
+//! [`child`] starts, kills and buries processes; [`usage`] says what they cost; [`load`] keeps requests outstanding and
+//! times them; [`demo`] does work whose every outcome is checked afterwards. The verbs of the command line put them
+//! together.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the laboratory measures the world: clocks, threads, processes")]
+
+pub mod child;
+pub mod latency;
+pub mod machine;
+pub mod usage;
+
+pub use child::{Child, Launch};
+pub use latency::{Latencies, LatencyMicros};
+pub use machine::Machine;
