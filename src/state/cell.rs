@@ -3,9 +3,12 @@
 use std::marker::PhantomData;
 
 use super::alloc::Kind;
+use super::heap::BlobId;
+use super::log::LogId;
 use super::region::Region;
 
-/// A value with an encoding of fixed size, of which all zeroes is a valid one: that of a cell never written.
+/// A value with an encoding of fixed size, of which all zeroes is a valid one: that of a cell never written. Integers
+/// (little-endian), byte arrays, the names of blobs and log entries, and tuples of up to four of those have one.
 pub trait Fixed: Sized {
     /// Bytes of the encoding.
     const SIZE: usize;
@@ -84,6 +87,27 @@ macro_rules! fixed_tuples {
 fixed_tuples!(A, B);
 fixed_tuples!(A, B, C);
 fixed_tuples!(A, B, C, D);
+
+impl Fixed for BlobId {
+    const SIZE: usize = 8;
+    fn decode(bytes: &[u8]) -> BlobId {
+        let (index, generation) = Fixed::decode(bytes);
+        BlobId { index, generation }
+    }
+    fn encode(&self, bytes: &mut [u8]) {
+        (self.index, self.generation).encode(bytes);
+    }
+}
+
+impl Fixed for LogId {
+    const SIZE: usize = 8;
+    fn decode(bytes: &[u8]) -> LogId {
+        LogId(u64::decode(bytes))
+    }
+    fn encode(&self, bytes: &mut [u8]) {
+        self.0.encode(bytes);
+    }
+}
 
 /// A value of fixed size in root slot `slot`. The handle holds nothing: it may be a constant.
 ///

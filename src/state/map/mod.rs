@@ -10,6 +10,7 @@ use std::ops::Bound;
 
 use self::node::{Builder, INNER, LEAF, NewCell, Node, Place};
 use super::alloc::{Kind, get_u32, get_u64};
+use super::cell::Fixed;
 use super::extent::Extent;
 use super::page::{Full, PageId};
 use super::region::Region;
@@ -24,6 +25,9 @@ pub const VALUE_MAX: u64 = (1 << 31) - 1;
 
 /// Levels of a tree: far above what 2^32 pages can make.
 const DEPTH_MAX: usize = 32;
+
+/// Bytes of a value that [`Map::store`] takes: it stands beside its key.
+const FIXED_MAX: usize = 1_024;
 
 const ROOT: usize = 0;
 const COUNT: usize = 8;
@@ -92,6 +96,17 @@ impl<'a> Value<'a> {
             Found::Inline(bytes) => Cow::Borrowed(bytes),
             Found::Spilled(extent) => extent.cow(self.region, 0, extent.len),
         }
+    }
+
+    /// The value of fixed size that [`Map::store`] wrote.
+    ///
+    /// # Panics
+    /// If it has another size.
+    #[inline]
+    pub fn decode<T: Fixed>(&self) -> T {
+        let bytes = self.bytes();
+        assert!(bytes.len() == T::SIZE, "a value of {} bytes is no {}", bytes.len(), std::any::type_name::<T>());
+        T::decode(&bytes)
     }
 
     /// Reads into `into` from `offset` on; how many bytes there were.
@@ -171,6 +186,24 @@ impl Map {
         let leaf = Node(region.read(self.leaf(region, key)?));
         let index = leaf.search(key).ok()?;
         Some(Value::at(region, leaf, index))
+    }
+
+    /// The value of `key`, which [`store`](Map::store) wrote.
+    ///
+    /// # Panics
+    /// If the value has another size.
+    #[inline]
+    pub fn load<T: Fixed>(self, region: &Region, key: &[u8]) -> Option<T> {
+        self.value(region, key).map(|value| value.decode())
+    }
+
+    /// Sets the value of `key` to one of fixed size (at most 1,024 bytes); whether the key is new.
+    #[inline]
+    pub fn store<T: Fixed>(self, region: &mut Region, key: &[u8], value: &T) -> Result<bool, Full> {
+        const { assert!(T::SIZE <= FIXED_MAX, "a fixed value of a map has at most 1,024 bytes") };
+        let mut bytes = [0; FIXED_MAX];
+        value.encode(&mut bytes[..T::SIZE]);
+        self.insert(region, key, &bytes[..T::SIZE])
     }
 
     /// Whether `key` is there.
