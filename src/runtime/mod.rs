@@ -26,6 +26,7 @@
 #![allow(clippy::disallowed_methods)]
 
 pub mod bind;
+pub mod client;
 pub mod clock;
 pub mod cores;
 pub mod counters;
