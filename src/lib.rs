@@ -10,6 +10,7 @@ pub mod execution;
 pub mod lab;
 pub mod limits;
 pub mod protocol;
+pub mod replica;
 #[cfg(feature = "runtime")]
 pub mod runtime;
 pub mod services;

@@ -11,6 +11,8 @@
 mod checkpoint;
 pub mod network;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::collections::VecDeque;
 
@@ -258,6 +260,11 @@ impl<S: Service> Replica<S> {
         }
     }
 
+    /// Whether the checkpoint role has nothing left to do.
+    fn is_digested(&self) -> bool {
+        self.checkpointer.is_idle() && !self.executor.state().has_unshipped()
+    }
+
     /// A slice of the checkpoint role's work.
     fn digest_slice(&mut self) {
         let slice = self.config.digest_slice;
@@ -307,6 +314,10 @@ impl<S: Service> Machine for Replica<S> {
             self.executor.expire(self.now);
         }
         self.digest_slice();
+        // Checkpoints are written over faster than they are digested: requests wait until the pages come back.
+        while self.executor.state().lent() > self.config.lent_pages_max && !self.is_digested() {
+            self.digest_slice();
+        }
         self.network.flush(self.now, outbox);
     }
 
@@ -314,7 +325,7 @@ impl<S: Service> Machine for Replica<S> {
         if self.stopped.is_some() {
             return Time::NEVER;
         }
-        if !self.checkpointer.is_idle() || self.executor.state().has_unshipped() {
+        if !self.is_digested() {
             return self.now;
         }
         self.agreement.poll_timeout().min(self.executor.deadline()).min(self.network.deadline())

@@ -166,6 +166,11 @@ impl State {
         Some(Shipment { n, pages, last })
     }
 
+    /// Whether a sealed state still has pages to be shipped.
+    pub fn has_unshipped(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     /// Pages that the digest role is done with. It must return every page that it was shipped.
     pub fn give_back(&mut self, pages: impl IntoIterator<Item = (RegionId, Arc<Page>)>) {
         for (id, page) in pages {
