@@ -96,16 +96,16 @@ fn run(mode: AuthMode) {
     let mut cluster = Cluster::new(mode, |_| {});
     let session = cluster.client.open_session(4).expect("a session");
     for reply in [0usize, 1, 100, 1_000, 50_000] {
-        let op = Null::request(reply, 20);
+        let op = Bytes::from(Null::op(20, reply));
         cluster.client.submit(session, op.clone()).expect("within the window");
         assert_eq!(cluster.answer().len(), reply);
         cluster.client.query(op).expect("within bounds");
         assert_eq!(cluster.answer().len(), reply);
     }
-    cluster.client.submit(session, Null::request(3, 200_000)).expect("within the window");
+    cluster.client.submit(session, Null::op(200_000, 3).into()).expect("within the window");
     assert_eq!(cluster.answer().len(), 3, "a request of many fragments");
     for _ in 0..40 {
-        cluster.client.submit(session, Null::request(0, 0)).expect("within the window");
+        cluster.client.submit(session, Null::op(0, 0).into()).expect("within the window");
         cluster.answer();
     }
     for _ in 0..500 {
@@ -137,7 +137,7 @@ fn p16_p52_a_lone_request_takes_few_datagrams() {
     let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
     let session = cluster.client.open_session(4).expect("a session");
     let mut ask = || {
-        cluster.client.submit(session, Null::request(0, 0)).expect("within the window");
+        cluster.client.submit(session, Null::op(0, 0).into()).expect("within the window");
         cluster.answer();
         std::mem::take(&mut cluster.datagrams)
     };
