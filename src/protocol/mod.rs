@@ -70,6 +70,8 @@ pub struct Agreement {
     progress_at: Time,
     status_at: Time,
     heartbeat_at: Time,
+    /// When we last asked because a peer misses something that we know nothing of.
+    doubted_at: Time,
     /// When the earliest candidate that waits for its time may be looked at again (P19).
     candidate_at: Time,
     /// Of the last STATUS sent; answers echo it.
@@ -194,6 +196,7 @@ impl Agreement {
             progress_at: now,
             status_at: Time::NEVER,
             heartbeat_at: now,
+            doubted_at: Time(0),
             candidate_at: Time::NEVER,
             nonce: 0,
             waiting_for: ReplicaSet::EMPTY,

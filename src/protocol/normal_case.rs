@@ -88,7 +88,8 @@ impl Agreement {
     fn may_propose(&mut self) -> bool {
         let next = self.last_proposed.next();
         let in_flight = self.last_proposed.0 - self.last_executed.0;
-        let idle = self.last_prepared >= self.last_proposed;
+        // A batch may have become committed by the word of others (P51) before it was prepared here.
+        let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
         let full = self.queue.requests() >= self.config.batch_requests_max
             || self.queue.bytes() >= self.config.batch_bytes_max;
         self.log.in_window(next)
@@ -194,7 +195,11 @@ impl Agreement {
             }
         }
         if !missing.is_empty() {
-            return self.ask_for_bodies(n, &missing);
+            // What is committed comes as a whole batch, from anyone who has it.
+            if slot.committed.is_none() {
+                self.ask_for_bodies(n, &missing);
+            }
+            return;
         }
         // With the primary they are w: one correct replica checked every proof.
         let (f, me, view, digest) = (self.config.size.f(), self.config.me, self.view, candidate.digest);

@@ -41,6 +41,17 @@ impl Agreement {
         }
     }
 
+    /// A peer that is no farther behind than we are misses something, and we know of nothing: then it is we who missed
+    /// all of it (a pre-prepare and every vote), and nobody sends again what nobody asks for.
+    fn doubt(&mut self, peer: &Status) {
+        let now = self.now;
+        let due = self.doubted_at == Time(0) || now.since(self.doubted_at) >= self.config.status_interval;
+        if self.votes() && peer.wants && peer.executed >= self.last_executed && due && !self.is_missing() {
+            self.doubted_at = now;
+            self.send_status(true);
+        }
+    }
+
     fn send_status(&mut self, wants: bool) {
         self.heartbeat_at = self.now + self.config.heartbeat;
         self.nonce += 1;
@@ -77,6 +88,7 @@ impl Agreement {
         peer.forgetful = status.forgetful;
         let answered_at = peer.answered_at;
         self.prune_log();
+        self.doubt(&status);
         if !self.votes() || status.forgetful || (answered_at != Time(0) && now.since(answered_at) < resend_min) {
             return;
         }

@@ -79,7 +79,7 @@ fn replies(pack: &ReplyPack) -> String {
     out
 }
 
-fn message(message: &Message) -> String {
+pub(super) fn message(message: &Message) -> String {
     let vote = |name: &str, v: &Vote| format!("{name} {} {} {:?}", v.view, v.n, v.digest);
     let named = |name: &str, c: &Committed| format!("{name} {} {:?}", c.n, c.digest);
     match message {

@@ -8,6 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+#[cfg(test)]
+mod core_tests;
 mod describe;
 mod history;
 pub mod linearizability;
