@@ -8,9 +8,13 @@
 
 pub mod child;
 pub mod latency;
+pub mod load;
 pub mod machine;
+pub mod station;
 pub mod usage;
 
 pub use child::{Child, Launch};
 pub use latency::{Latencies, LatencyMicros};
+pub use load::{Load, LoadError, Measured};
 pub use machine::Machine;
+pub use station::{Idle, Station, StationError, Target};
