@@ -82,7 +82,7 @@ impl Extent {
     }
 
     /// The bytes from `offset` on, at most `len`, in pieces; holes as zeroes.
-    pub(super) fn chunks<'a>(self, region: &'a Region, offset: u64, len: u64) -> impl Iterator<Item = &'a [u8]> {
+    pub(super) fn chunks(self, region: &Region, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
         split(self.clip(offset, len)).map(move |(page, range)| match self.page(region, page) {
             PageId::NONE => &ZEROES[range],
             page => &region.read(page)[range],

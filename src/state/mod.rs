@@ -10,6 +10,8 @@
 //! The roles share nothing but the reference-counted pages in a [`Shipment`]; whoever joins them decides how many pages
 //! a turn ships and hashes, so that no request waits behind a whole checkpoint.
 
+#![forbid(unsafe_code)]
+
 mod alloc;
 mod cell;
 mod digest;

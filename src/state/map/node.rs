@@ -1,13 +1,18 @@
 //! The layout of a node: a slotted page.
 //!
 //! ```text
-//! 0 kind u8 | 1 reserved | 2 count u16 | 4 start u16 | 6 waste u16 | 8 leftmost child u32 | 12 reserved u32
-//! 16 slots: offset of each cell u16, in the order of the keys
+//! 0 kind u8 | 1 reserved | 2 count u16 | 4 start u16 | 6 waste u16 | 8 leftmost child u32 | 12 skip u16 | 14 reserved
+//! 16 slots, in the order of the keys: offset of the cell u16 | hint u32
 //! ...room...
 //! start.. cells, in the order in which they came
 //! leaf cell:  key length u16 | value length u32, top bit: spilled | key | value, or the root of its pages u32
 //! inner cell: key length u16 | child u32 | key              keys of the child are >= the cell's
 //! ```
+//! All keys of a node share their first `skip` bytes (and may share more). The hint of a cell is the next four bytes of
+//! its key as a big-endian number, zeroes behind its end: a search touches the slots, and of the cells only the few whose
+//! hint is equal.
+
+use std::cmp::Ordering;
 
 use super::KEY_MAX;
 use crate::limits::PAGE;
@@ -21,8 +26,9 @@ pub(super) const INNER: u8 = 2;
 
 const COUNT: usize = 2;
 const LEFTMOST: usize = 8;
+const SKIP: usize = 12;
 const HEADER: usize = 16;
-const SLOT: usize = 2;
+const SLOT: usize = 6;
 const CELL_HEADER: usize = 6;
 const SPILLED: u32 = 1 << 31;
 
@@ -46,6 +52,15 @@ const CELLS_MAX: usize = CAPACITY / (SLOT + CELL_HEADER) + 1;
 /// Whether a value stands in its cell.
 pub(super) fn is_inline(key: &[u8], len: usize) -> bool {
     CELL_HEADER + key.len() + len <= CELL_MAX
+}
+
+/// The first four bytes of a key's distinguishing part, as a number that orders as they do.
+#[inline]
+fn hint_of(rest: &[u8]) -> u32 {
+    let mut bytes = [0; 4];
+    let len = rest.len().min(4);
+    bytes[..len].copy_from_slice(&rest[..len]);
+    u32::from_be_bytes(bytes)
 }
 
 /// A view of a node.
@@ -131,16 +146,48 @@ impl<'a> Node<'a> {
         }
     }
 
+    #[inline]
+    fn skip(self) -> usize {
+        usize::from(get_u16(self.0, SKIP))
+    }
+
+    #[inline]
+    fn hint(self, index: usize) -> u32 {
+        get_u32(self.0, HEADER + SLOT * index + 2)
+    }
+
+    /// How the beginning of `key` compares with the bytes that the keys of the node share; `near` is the cell to take
+    /// them from.
+    #[inline]
+    fn compare_shared(self, key: &[u8], near: usize) -> Ordering {
+        let skip = self.skip();
+        key[..skip.min(key.len())].cmp(&self.key(near.min(self.count() - 1))[..skip])
+    }
+
     /// Index of `key`, or where it would stand.
     #[inline]
     pub(super) fn search(self, key: &[u8]) -> Result<usize, usize> {
-        let (mut low, mut high) = (0, self.count());
+        let count = self.count();
+        let (mut low, mut high) = (0, count);
+        let hint = hint_of(key.get(self.skip()..).unwrap_or(&[]));
         while low < high {
             let middle = (low + high) / 2;
-            match self.key(middle).cmp(key) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Equal => return Ok(middle),
-                std::cmp::Ordering::Greater => high = middle,
+            let order = match self.hint(middle).cmp(&hint) {
+                Ordering::Equal => self.key(middle).cmp(key),
+                order => order,
+            };
+            match order {
+                Ordering::Less => low = middle + 1,
+                Ordering::Equal => return Ok(middle),
+                Ordering::Greater => high = middle,
+            }
+        }
+        // The hints say nothing about a key that does not share what the others do.
+        if count > 0 && self.skip() > 0 {
+            match self.compare_shared(key, low) {
+                Ordering::Less => low = 0,
+                Ordering::Equal => {}
+                Ordering::Greater => low = count,
             }
         }
         Err(low)
@@ -242,7 +289,7 @@ impl Builder {
         self.start -= len;
         let slot = HEADER + SLOT * self.count;
         assert!(slot + SLOT <= self.start, "the node has room for the cell");
-        self.bytes[slot..slot + SLOT].copy_from_slice(&(self.start as u16).to_le_bytes());
+        self.bytes[slot..slot + 2].copy_from_slice(&(self.start as u16).to_le_bytes());
         self.count += 1;
         &mut self.bytes[self.start..self.start + len]
     }
@@ -262,6 +309,18 @@ impl Builder {
     pub(super) fn finish(mut self, region: &mut Region, page: PageId) {
         self.bytes[COUNT..COUNT + 2].copy_from_slice(&(self.count as u16).to_le_bytes());
         self.bytes[4..6].copy_from_slice(&(self.start as u16).to_le_bytes());
+        if self.count > 0 {
+            // Keys are in order: what the first and the last share, all do.
+            let node = Node(&self.bytes);
+            let (first, last) = (node.key(0), node.key(self.count - 1));
+            let skip = first.iter().zip(last).take_while(|(a, b)| a == b).count();
+            self.bytes[SKIP..SKIP + 2].copy_from_slice(&(skip as u16).to_le_bytes());
+            for index in 0..self.count {
+                let hint = hint_of(&Node(&self.bytes).key(index)[skip..]);
+                let at = HEADER + SLOT * index + 2;
+                self.bytes[at..at + 4].copy_from_slice(&hint.to_le_bytes());
+            }
+        }
         region.write(page, 0..PAGE).copy_from_slice(&self.bytes);
     }
 }
@@ -273,17 +332,28 @@ pub(super) fn insert(region: &mut Region, page: PageId, index: usize, cell: &New
     if node.used() + SLOT + need > CAPACITY {
         return false;
     }
-    if node.start() - (HEADER + SLOT * count) < SLOT + need {
+    let shares = count == 0 || node.compare_shared(cell.key, index) == Ordering::Equal;
+    if !shares || node.start() - (HEADER + SLOT * count) < SLOT + need {
         let mut packed = Builder::new(node.0[0], node.child(0));
-        packed.push_all(node);
+        (0..index).for_each(|index| packed.push_bytes(node.cell_bytes(index)));
+        packed.push(cell);
+        (index..count).for_each(|index| packed.push_bytes(node.cell_bytes(index)));
         packed.finish(region, page);
+        return true;
     }
     let mut bytes = region.page_mut(page);
+    if count == 0 {
+        bytes.put(SKIP, &[0; 2]);
+    }
+    let hint = hint_of(&cell.key[Node(bytes.bytes()).skip()..]);
     let start = Node(bytes.bytes()).start() - need;
     cell.copy_to(bytes.write(start..start + need));
     let slot = HEADER + SLOT * index;
     bytes.shift(slot..HEADER + SLOT * count, slot + SLOT);
-    bytes.put(slot, &(start as u16).to_le_bytes());
+    let mut content = [0; SLOT];
+    content[..2].copy_from_slice(&(start as u16).to_le_bytes());
+    content[2..].copy_from_slice(&hint.to_le_bytes());
+    bytes.put(slot, &content);
     let [a, b] = (count as u16 + 1).to_le_bytes();
     let [c, d] = (start as u16).to_le_bytes();
     bytes.put(COUNT, &[a, b, c, d]);

@@ -210,7 +210,7 @@ fn a_map_of_many_keys_grows_and_empties_from_either_end() {
             assert!(MAP.insert(&mut region, &key(i), &[i as u8; 20]).unwrap());
         }
         if order == 0 {
-            assert!(region.pages() < 20_000 * 36 / 4096 + 10, "keys in order fill their nodes: {}", region.pages());
+            assert!(region.pages() < 20_000 * 40 / 4096 + 10, "keys in order fill their nodes: {}", region.pages());
         }
         for i in 0..20_000 {
             let i = if order == 2 { 19_999 - i } else { i };
