@@ -5,6 +5,8 @@
 
 pub mod auth;
 pub mod client;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod execution;
 #[cfg(feature = "cli")]
 pub mod lab;

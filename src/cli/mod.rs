@@ -1,0 +1,94 @@
+//! The command line: verbs, configuration files, and what to say when something is wrong.
+//!
+//! Exit status: 0 done, 1 it failed, 2 wrong use. No input makes it panic.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the command line lives in the world: clocks, sleeps, threads")]
+
+mod check;
+pub mod config;
+pub mod errors;
+mod files;
+mod init;
+mod nearest;
+mod output;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use errors::Error;
+
+/// Practical Byzantine fault tolerance for deterministic services
+#[derive(Parser, Debug)]
+#[command(name = "castra", version, propagate_version = true, max_term_width = 120)]
+#[command(
+    after_help = "First steps:\n  castra cluster init lab\n  castra up lab\n  castra kv --cluster lab put greeting hello\n  \
+                        castra status lab\n  castra down lab"
+)]
+struct Castra {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Make a cluster: a laboratory, or from public parts
+    #[command(subcommand)]
+    Cluster(ClusterVerb),
+    /// Make keys
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Check configuration files
+    #[command(subcommand)]
+    Config(ConfigVerb),
+}
+
+#[derive(Subcommand, Debug)]
+enum ClusterVerb {
+    /// Make a laboratory: configuration and all keys in one folder
+    Init(init::Init),
+    /// Make cluster.toml from public parts, or compare them with it
+    Assemble(init::Assemble),
+}
+
+#[derive(Subcommand, Debug)]
+enum NodeVerb {
+    /// Make a secret key and its public part
+    Keygen(init::Keygen),
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigVerb {
+    /// Print the effective configuration: every value, defaults included
+    Check(check::Check),
+}
+
+/// Runs the command line and gives its exit status.
+pub fn main() -> ExitCode {
+    let castra = match Castra::try_parse() {
+        Ok(castra) => castra,
+        Err(error) => {
+            // Help and version are no errors; nobody reading them is fine.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    match run(castra.verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !matches!(error, Error::OutputClosed | Error::Interrupted) {
+                output::note(&error);
+            }
+            error.exit_code()
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<(), Error> {
+    match verb {
+        Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
+        Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
+        Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),
+        Verb::Config(ConfigVerb::Check(args)) => check::check(&args),
+    }
+}
