@@ -305,9 +305,10 @@ impl Service for FileTree {
 
     fn query(&self, _cx: &Context<'_>, op: &[u8], state: &Region, reply: &mut ReplyBuffer) -> Result<(), NotReadOnly> {
         match Op::decode(op) {
-            Some(op @ (Op::Read(..) | Op::List(_))) => Ok(answer(state, &op, reply)),
-            _ => Err(NotReadOnly),
+            Some(op @ (Op::Read(..) | Op::List(_))) => answer(state, &op, reply),
+            _ => return Err(NotReadOnly),
         }
+        Ok(())
     }
 }
 
