@@ -20,6 +20,8 @@ pub mod frame;
 pub mod header;
 pub mod message;
 pub mod pack;
+#[cfg(test)]
+mod tests;
 
 pub use codec::{decode_frame, decode_replies};
 pub use fragment::{FragmentPlan, Reassembler};

@@ -1,0 +1,495 @@
+//! Properties of every layout, both ways.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::codec::{self, frame_type};
+use super::fragment::{Assembled, OVERHEAD, ReassemblyLimits, TOTAL_MAX};
+use super::frame::{self, FRAME_HEAD, Messages};
+use super::header::{HEADER, Parts, Principal};
+use super::*;
+use crate::limits;
+use crate::types::{
+    ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, Position, ReplicaId, SeqNum, SessionId, Time, View,
+};
+
+fn digests() -> impl Strategy<Value = Digest> {
+    any::<[u8; 32]>().prop_map(Digest)
+}
+
+fn short_bytes() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![4 => vec(any::<u8>(), 0..80), 1 => vec(any::<u8>(), 200..700)]
+}
+
+fn signatures() -> impl Strategy<Value = [u8; 64]> {
+    vec(any::<u8>(), 64).prop_map(|bytes| bytes.try_into().unwrap())
+}
+
+/// Packs of one kind of request, under a vector or a signature.
+fn packs() -> impl Strategy<Value = Pack> {
+    let request = (1..u64::MAX, any::<u64>(), any::<u64>(), 0..3u8, short_bytes());
+    let proof = (any::<bool>(), vec(any::<[u8; 8]>(), 1..8), signatures(), any::<bool>());
+    (any::<[u64; 2]>(), any::<bool>(), vec(request, 1..6), proof).prop_map(|(ids, read_only, requests, proof)| {
+        let mut builder = PackBuilder::new(ClientId(ids[0]), EndpointId(ids[1]));
+        for (session, a, b, kind, op) in &requests {
+            let (low, t) = (*a.min(b), *a.max(b));
+            let opening = [t.to_le_bytes(), 16u64.to_le_bytes()].concat();
+            let (session, kind, op) = match (read_only, kind) {
+                (true, _) => (SessionId::NONE, RequestKind::ReadOnly, op.as_slice()),
+                (false, 0) => (SessionId(*session), RequestKind::Ordered, op.as_slice()),
+                (false, 1) => (SessionId::NONE, RequestKind::Open, opening.as_slice()),
+                (false, _) => (SessionId(*session), RequestKind::Close, &[][..]),
+            };
+            builder.push(&Request { session, t, low, kind, op });
+        }
+        let (signed, entries, signature, full) = proof;
+        builder.finish(full, |_, writer| match signed {
+            true => writer.write(Proof::Signature { identity: &[7; 64], signature: &signature }),
+            false => writer.write(Proof::Vector(&entries)),
+        })
+    })
+}
+
+fn checkpoints() -> impl Strategy<Value = SignedCheckpoint> {
+    (any::<u64>(), digests(), 0..limits::REPLICAS_MAX as u8, any::<u64>(), signatures()).prop_map(
+        |(n, root, replica, boot, signature)| SignedCheckpoint {
+            n: SeqNum(n),
+            root,
+            replica: ReplicaId(replica),
+            boot,
+            signature,
+        },
+    )
+}
+
+fn bitmaps() -> impl Strategy<Value = Vec<u64>> {
+    vec(any::<u64>(), 0..5).prop_map(|mut words| {
+        while words.last() == Some(&0) {
+            words.pop();
+        }
+        words
+    })
+}
+
+fn choices() -> impl Strategy<Value = Choice> {
+    (any::<u64>(), any::<u64>()).prop_map(|(time, seed)| Choice { time, seed })
+}
+
+/// Every kind of message.
+fn messages() -> impl Strategy<Value = Message> {
+    let vote = || {
+        (any::<u64>(), any::<u64>(), digests()).prop_map(|(v, n, digest)| Vote { view: View(v), n: SeqNum(n), digest })
+    };
+    let committed = || (any::<u64>(), digests()).prop_map(|(n, digest)| Committed { n: SeqNum(n), digest });
+    let proposed = prop_oneof![packs().prop_map(Proposed::Inline), digests().prop_map(Proposed::ByDigest)];
+    let pre_prepare = (any::<u64>(), any::<u64>(), choices(), vec(proposed, 0..4)).prop_map(|(v, n, choice, packs)| {
+        Message::PrePrepare(PrePrepare { view: View(v), n: SeqNum(n), choice, packs })
+    });
+    let batch = (any::<u64>(), choices(), vec(packs(), 0..4))
+        .prop_map(|(n, choice, packs)| Message::Batch(SeqNum(n), Arc::new(Batch::new(choice, packs))));
+    let stable = (checkpoints(), 1..8u8).prop_map(|(first, count)| {
+        Message::Stable((0..count).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect())
+    });
+    let status = (any::<[u64; 4]>(), any::<[bool; 2]>(), bitmaps(), bitmaps()).prop_map(
+        |([view, stable, executed, nonce], [forgetful, wants], prepared, committed)| {
+            let (view, stable, executed) = (View(view), SeqNum(stable), SeqNum(executed));
+            Message::Status(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
+        },
+    );
+    prop_oneof![
+        pre_prepare,
+        vote().prop_map(Message::Prepare),
+        vote().prop_map(Message::Commit),
+        committed().prop_map(Message::Committed),
+        checkpoints().prop_map(Message::Checkpoint),
+        stable,
+        status,
+        committed().prop_map(Message::FetchBatch),
+        batch,
+        digests().prop_map(Message::FetchPack),
+        packs().prop_map(Message::Relay),
+        any::<u64>().prop_map(Message::Answered),
+    ]
+}
+
+fn reply_entries() -> impl Strategy<Value = ReplyEntry> {
+    let refusal = prop_oneof![
+        any::<u64>().prop_map(|last| Refusal::Counter { last }),
+        any::<u64>().prop_map(|sessions_max| Refusal::Quota { sessions_max }),
+        any::<u64>().prop_map(|window_max| Refusal::Window { window_max }),
+        any::<u64>().prop_map(|sessions_max| Refusal::Full { sessions_max }),
+    ];
+    let outcome = prop_oneof![
+        short_bytes().prop_map(|bytes| Outcome::Done(bytes.into())),
+        Just(Outcome::Gone),
+        Just(Outcome::NoSession),
+        refusal.prop_map(Outcome::Refused),
+    ];
+    let result = prop_oneof![outcome.prop_map(ReplyResult::Full), digests().prop_map(ReplyResult::Digest)];
+    let kind = prop_oneof![Just(ReplyKind::ReadOnly), Just(ReplyKind::Tentative), Just(ReplyKind::Committed)];
+    (any::<[u64; 3]>(), kind, result).prop_map(|([session, t, position], kind, result)| ReplyEntry {
+        session: SessionId(session),
+        t,
+        kind,
+        position: Position(position),
+        result,
+    })
+}
+
+fn encode(message: &Message) -> (u8, Bytes) {
+    let mut out = BytesMut::new();
+    codec::encode_body(message, &mut out);
+    (codec::frame_type_of(message), out.freeze())
+}
+
+/// What decodes is what was encoded, whatever the bytes: one message has one encoding.
+fn check_canonical(kind: u8, body: &Bytes) {
+    if let Ok(message) = decode_frame(kind, body) {
+        assert_eq!(encode(&message), (kind, body.clone()));
+    }
+    if let Ok(replies) = decode_replies(body) {
+        let mut buffer = FrameBuffer::default();
+        assert!(buffer.push_replies(replies.view, &replies.replies));
+        assert_eq!(&buffer.take().bytes()[FRAME_HEAD..], body);
+    }
+    if let Ok(pack) = Pack::parse(body.clone()) {
+        assert_eq!(pack.requests().count(), pack.len());
+        assert!(pack.requests().all(|request| request.low <= request.t));
+        let _ = (pack.proof(), pack.wants_full());
+    }
+}
+
+proptest! {
+    #[test]
+    fn p44_messages_survive_the_wire(messages in vec(messages(), 1..6)) {
+        let mut buffer = FrameBuffer::default();
+        for message in &messages {
+            prop_assert!(buffer.push(message));
+        }
+        let frames = buffer.take();
+        prop_assert_eq!(frames.len(), messages.len());
+        let decoded: Result<Vec<_>, _> = Messages::new(frames.bytes().clone()).collect();
+        prop_assert_eq!(decoded, Ok(messages));
+    }
+
+    #[test]
+    fn p44_replies_survive_the_wire(view: u64, replies in vec(reply_entries(), 1..6)) {
+        let mut buffer = FrameBuffer::default();
+        prop_assert!(buffer.push_replies(View(view), &replies));
+        let frames = buffer.take();
+        let lens: usize = replies.iter().map(codec::reply_len).sum();
+        prop_assert_eq!(frames.bytes().len(), FRAME_HEAD + codec::REPLIES_HEAD + lens);
+        let mut frames = Messages::new(frames.bytes().clone());
+        prop_assert_eq!(frames.next_replies(), Some(Ok(ReplyPack { view: View(view), replies })));
+        prop_assert_eq!(frames.next_replies(), None);
+    }
+
+    #[test]
+    fn p44_truncation_is_always_noticed(message in messages(), cut in any::<prop::sample::Index>()) {
+        let (kind, body) = encode(&message);
+        let len = cut.index(body.len());
+        match decode_frame(kind, &body.slice(..len)) {
+            // A shorter proof of a checkpoint is a message too.
+            Ok(Message::Stable(proof)) => prop_assert!(matches!(message, Message::Stable(whole) if whole.len() > proof.len())),
+            Ok(other) => prop_assert!(false, "{len} of {} bytes were taken for {other:?}", body.len()),
+            Err(_) => {}
+        }
+    }
+
+    #[test]
+    fn p44_flipped_bits_are_rejected_or_canonical(message in messages(), bits in vec(any::<prop::sample::Index>(), 1..4)) {
+        let (kind, body) = encode(&message);
+        let mut damaged = body.to_vec();
+        for bit in bits {
+            let bit = bit.index(8 * damaged.len());
+            damaged[bit / 8] ^= 1 << (bit % 8);
+        }
+        check_canonical(kind, &damaged.into());
+    }
+
+    #[test]
+    fn p44_any_bytes_are_rejected_or_canonical(kind in prop_oneof![1u8..14, Just(64), any::<u8>()], body in vec(any::<u8>(), 0..400)) {
+        check_canonical(kind, &body.into());
+    }
+
+    #[test]
+    fn p44_any_bytes_as_frames_and_headers(bytes in vec(any::<u8>(), 0..200)) {
+        let bytes = Bytes::from(bytes);
+        let count = frame::absorb_received(&bytes, &mut Hasher::new(Domain::Envelope));
+        prop_assert!(Messages::new(bytes.clone()).count() <= count.unwrap_or(bytes.len() / FRAME_HEAD) + 1);
+        if let Ok(header) = Header::parse(&bytes) {
+            prop_assert_eq!(&header.encode(), &bytes[..HEADER]);
+            let _ = Parts::split(header, &bytes);
+        }
+    }
+
+    #[test]
+    fn p44_a_damaged_frame_drops_the_rest_and_keeps_what_was_before(messages in vec(messages(), 2..6), at in any::<prop::sample::Index>()) {
+        let at = at.index(messages.len());
+        let mut buffer = FrameBuffer::default();
+        let mut damaged_at = 0;
+        for (i, message) in messages.iter().enumerate() {
+            if i == at {
+                damaged_at = buffer.len();
+            }
+            prop_assert!(buffer.push(message));
+        }
+        let mut bytes = buffer.take().bytes().to_vec();
+        bytes[damaged_at] = 0xee;
+        let decoded: Vec<_> = Messages::new(bytes.into()).collect();
+        prop_assert_eq!(decoded.len(), at + 1);
+        for (decoded, message) in decoded.iter().zip(&messages[..at]) {
+            prop_assert_eq!(decoded.as_ref(), Ok(message));
+        }
+        prop_assert_eq!(&decoded[at], &Err(Malformed::UnknownTag));
+    }
+
+    #[test]
+    fn runs_cover_all_frames_and_both_ends_digest_alike(messages in vec(messages(), 1..12), max in 64usize..2_000) {
+        let mut buffer = FrameBuffer::default();
+        for message in &messages {
+            prop_assert!(buffer.push(message));
+        }
+        let frames = buffer.take();
+        let mut at = 0;
+        let mut bytes = Vec::new();
+        for run in frames.runs(max) {
+            prop_assert_eq!(run.start, at);
+            at = run.end;
+            let slice = frames.slice(run.clone());
+            prop_assert!(slice.len() <= max || run.len() == 1);
+            bytes.extend_from_slice(&slice);
+            let (mut sent, mut received) = (Hasher::new(Domain::Envelope), Hasher::new(Domain::Envelope));
+            frames.absorb(run.clone(), &mut sent);
+            prop_assert_eq!(frame::absorb_received(&slice, &mut received), Ok(run.len()));
+            prop_assert_eq!(sent.finish(), received.finish());
+        }
+        prop_assert_eq!(at, messages.len());
+        prop_assert_eq!(&bytes[..], &frames.bytes()[..]);
+    }
+
+    #[test]
+    fn headers_survive_the_wire(kind in 0..3usize, replica in 0..64u8, ids: [u64; 3], epochs: [u32; 2], shape in 0..3) {
+        let replica = Principal::Replica(ReplicaId(replica));
+        let client = Principal::Client(ClientId(ids[0]), EndpointId(ids[1]));
+        let (sender, receiver) = match shape {
+            0 => (replica, client),
+            1 => (client, replica),
+            _ => (replica, Principal::Replica(ReplicaId(63))),
+        };
+        let kind = [Kind::Envelope, Kind::Pack, Kind::Fragment][kind];
+        let [sender_epoch, receiver_epoch] = epochs;
+        let header =
+            Header { kind, proof: ProofKind::Mac, receiver, sender, cluster: ids[2], sender_epoch, receiver_epoch };
+        prop_assert_eq!(Header::parse(&header.encode()), Ok(header));
+    }
+
+    #[test]
+    fn p01_the_digest_covers_every_request_and_not_the_hints(pack in packs(), bit in any::<prop::sample::Index>()) {
+        let body = pack.encoded();
+        let body_len = u32::from_le_bytes(body[20..24].try_into().unwrap()) as usize;
+        let hinted = |flip: u8| {
+            let mut bytes = body.to_vec();
+            bytes[body_len] ^= flip;
+            Pack::parse(bytes.into()).unwrap()
+        };
+        prop_assert_eq!(hinted(1).digest(), pack.digest());
+        prop_assert_ne!(hinted(1).wants_full(), pack.wants_full());
+        let bit = bit.index(8 * body_len);
+        let mut bytes = body.to_vec();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        if let Ok(other) = Pack::parse(bytes.into()) {
+            prop_assert_ne!(other.digest(), pack.digest());
+        }
+        prop_assert_eq!(&pack.settle(), &pack);
+    }
+
+    #[test]
+    fn p44_fragments_in_any_order_make_the_whole(
+        total in 1usize..100_000, datagram_max in limits::DATAGRAM_MIN..9_000, order: [u8; 32], resend: bool,
+    ) {
+        let whole: Vec<u8> = (0..total).map(|i| (i % 251) as u8).collect();
+        let plan = FragmentPlan::new(total, datagram_max);
+        let mut pieces: Vec<usize> = (0..plan.count()).chain((0..plan.count()).filter(|_| resend)).collect();
+        pieces.sort_by_key(|i| Digest::of(Domain::Body, &[&order, &i.to_le_bytes()]).0);
+        let mut reassembler = Reassembler::new(ReassemblyLimits::default());
+        let (mut complete, mut dropped) = (0, 0);
+        for i in pieces {
+            let piece = &whole[plan.range(i)];
+            prop_assert!(!piece.is_empty() && piece.len() + OVERHEAD <= datagram_max);
+            match reassembler.insert(Time(1), 0, plan.header(9, i), piece, &mut dropped).unwrap() {
+                Assembled::Partial => {}
+                Assembled::Complete(bytes) => {
+                    prop_assert_eq!(&bytes[..], &whole[..]);
+                    complete += 1;
+                }
+            }
+        }
+        prop_assert_eq!((complete, dropped, reassembler.len(), reassembler.bytes()), (1, 0, 0, 0));
+    }
+
+    #[test]
+    fn p21_reassembly_stays_within_its_bounds(
+        pieces in vec((0..40u64, any::<u16>(), 1..4_200u16, 1..5_000_000u32, 0..3_000usize, 0..900u64), 0..40),
+    ) {
+        let limits = ReassemblyLimits { entries_max: 5, ..ReassemblyLimits::default() };
+        let mut reassembler = Reassembler::new(limits);
+        let (mut now, mut dropped) = (Time(0), 0);
+        for (message, index, count, total, len, millis) in pieces {
+            now = now + Duration::from_millis(millis / 100);
+            let header = FragmentHeader { message, index: index % count, count, total };
+            // Mostly pieces of the right length.
+            let right = (total as usize).div_ceil(usize::from(count)).min(5_000);
+            let len = if len % 4 == 0 { len } else { right };
+            let _ = reassembler.insert(now, 0, header, &vec![1; len], &mut dropped);
+            prop_assert!(reassembler.len() <= limits.entries_max && reassembler.bytes() <= limits.bytes_max);
+        }
+        reassembler.expire(now + limits.timeout);
+        prop_assert_eq!((reassembler.len(), reassembler.bytes()), (0, 0));
+    }
+}
+
+#[test]
+fn p21_the_oldest_unfinished_message_makes_room() {
+    let limits = ReassemblyLimits { entries_max: 2, ..ReassemblyLimits::default() };
+    let mut reassembler = Reassembler::new(limits);
+    let plan = FragmentPlan::new(3_000, limits::DATAGRAM_MIN);
+    let mut dropped = 0;
+    let mut insert = |message: u64, index: usize, at: u64| {
+        let piece = vec![7; plan.range(index).len()];
+        reassembler.insert(Time(at), 0, plan.header(message, index), &piece, &mut dropped).unwrap()
+    };
+    assert_eq!(plan.count(), 3);
+    insert(1, 0, 10);
+    insert(2, 0, 20);
+    insert(1, 1, 25);
+    insert(3, 0, 30); // 1 goes: it was begun first
+    insert(2, 1, 40);
+    assert!(matches!(insert(2, 2, 50), Assembled::Complete(_)));
+    assert_eq!(insert(1, 2, 60), Assembled::Partial);
+    assert_eq!(dropped, 1);
+}
+
+#[test]
+fn unfinished_messages_time_out() {
+    let limits = ReassemblyLimits::default();
+    let mut reassembler = Reassembler::new(limits);
+    let plan = FragmentPlan::new(3_000, limits::DATAGRAM_MIN);
+    let piece = vec![7; plan.range(0).len()];
+    reassembler.insert(Time(0), 0, plan.header(1, 0), &piece, &mut 0).unwrap();
+    let due = Time(0) + limits.timeout;
+    assert_eq!((reassembler.expire(Time(due.0 - 1)), reassembler.len()), (0, 1));
+    assert_eq!((reassembler.expire(due), reassembler.len()), (1, 0));
+}
+
+#[test]
+fn p44_the_largest_message_fits_the_smallest_datagram() {
+    let plan = FragmentPlan::new(TOTAL_MAX, limits::DATAGRAM_MIN);
+    assert!(plan.count() <= limits::FRAGMENTS_MAX);
+}
+
+#[test]
+fn p44_counts_do_not_allocate_what_has_not_arrived() {
+    // A pre-prepare, a batch, replies and a pack that announce much and hold nothing.
+    let mut pre_prepare = vec![0; 32];
+    pre_prepare.extend_from_slice(&u32::MAX.to_le_bytes());
+    assert_eq!(decode_frame(frame_type::PRE_PREPARE, &pre_prepare.into()), Err(Malformed::OutOfBounds));
+    let mut batch = vec![0; 24];
+    batch.extend_from_slice(&1_000u32.to_le_bytes());
+    assert_eq!(decode_frame(frame_type::BATCH, &batch.into()), Err(Malformed::OutOfBounds));
+    let mut replies = vec![0; 8];
+    replies.extend_from_slice(&1_000u32.to_le_bytes());
+    assert_eq!(decode_replies(&replies.into()), Err(Malformed::OutOfBounds));
+    let mut pack = vec![0; 16];
+    pack.extend_from_slice(&[0xff, 0xff, 0, 0, 0xff, 0xff, 0xff, 0xff]);
+    assert_eq!(Pack::parse(pack.into()), Err(Malformed::OutOfBounds));
+}
+
+/// A pack of one request whose fields are written as given, checked by nobody.
+fn raw_pack(requests: &[Request<'_>]) -> Bytes {
+    let mut bytes = vec![0; 24];
+    bytes[16..18].copy_from_slice(&(requests.len() as u16).to_le_bytes());
+    for request in requests {
+        for field in [request.session.0, request.t, request.low] {
+            bytes.extend_from_slice(&field.to_le_bytes());
+        }
+        bytes.extend_from_slice(&[request.kind as u8, 0, 0, 0]);
+        bytes.extend_from_slice(&(request.op.len() as u32).to_le_bytes());
+        bytes.extend_from_slice(request.op);
+    }
+    let body_len = bytes.len() as u32;
+    bytes[20..24].copy_from_slice(&body_len.to_le_bytes());
+    bytes.extend_from_slice(&[0, 1, 1]);
+    bytes.extend_from_slice(&[0; 8]);
+    bytes.into()
+}
+
+#[test]
+fn p04_a_low_above_t_is_malformed() {
+    let request = Request { session: SessionId(1), t: 5, low: 5, kind: RequestKind::Ordered, op: b"x" };
+    assert!(Pack::parse(raw_pack(&[request])).is_ok());
+    let above = Request { low: 6, ..request };
+    assert_eq!(Pack::parse(raw_pack(&[above])), Err(Malformed::LowAboveT));
+}
+
+#[test]
+fn p46_read_only_and_ordered_requests_do_not_mix() {
+    let ordered = Request { session: SessionId(1), t: 5, low: 5, kind: RequestKind::Ordered, op: b"x" };
+    let query = Request { session: SessionId::NONE, kind: RequestKind::ReadOnly, ..ordered };
+    assert!(Pack::parse(raw_pack(&[query, query])).unwrap().is_read_only());
+    assert_eq!(Pack::parse(raw_pack(&[query, ordered])), Err(Malformed::MixedKinds));
+    let mut builder = PackBuilder::new(ClientId(1), EndpointId(2));
+    assert!(builder.push(&ordered).accepts(&ordered) && !builder.accepts(&query));
+}
+
+#[test]
+fn p09_requests_must_suit_their_kind() {
+    let open = [9u64.to_le_bytes(), 64u64.to_le_bytes()].concat();
+    let good = Request { session: SessionId::NONE, t: 9, low: 0, kind: RequestKind::Open, op: &open };
+    assert_eq!(Pack::parse(raw_pack(&[good])).unwrap().requests().next().unwrap().open(), Some((9, 64)));
+    for bad in [
+        Request { t: 8, ..good },
+        Request { session: SessionId(1), ..good },
+        Request { op: &open[1..], ..good },
+        Request { kind: RequestKind::Ordered, ..good },
+        Request { kind: RequestKind::Close, ..good },
+        Request { kind: RequestKind::Close, session: SessionId(1), ..good },
+        Request { kind: RequestKind::ReadOnly, session: SessionId(1), ..good },
+    ] {
+        assert_eq!(Pack::parse(raw_pack(&[bad])), Err(Malformed::Inconsistent), "{bad:?}");
+    }
+}
+
+#[test]
+fn p07_default_repliers_are_spread_over_all_replicas() {
+    let size = ClusterSize::of(4).unwrap();
+    for session in [0, 1 << 20, 77 << 20] {
+        let mut counts = [0; 4];
+        for t in 1..=4_000 {
+            counts[usize::from(default_replier(SessionId(session), t, size).0)] += 1;
+        }
+        assert!(counts.iter().all(|&count| count > 800), "session {session}: {counts:?}");
+    }
+}
+
+#[test]
+fn a_status_without_news_is_small() {
+    let status = Status {
+        view: View(0),
+        stable: SeqNum(0),
+        executed: SeqNum(0),
+        forgetful: false,
+        wants: false,
+        nonce: 0,
+        prepared: vec![0; 8],
+        committed: vec![5, 0, 0],
+    };
+    let (kind, body) = encode(&Message::Status(status.clone()));
+    assert_eq!(body.len(), 38 + 8);
+    let trimmed = Status { prepared: vec![], committed: vec![5], ..status };
+    assert_eq!(decode_frame(kind, &body), Ok(Message::Status(trimmed)));
+}
