@@ -168,8 +168,7 @@ fn locate(state: &Region, path: &str, avoid: Option<u64>) -> Result<(Vec<u8>, Op
 }
 
 fn create(state: &mut Region, key: &[u8], is_file: bool) -> Result<u64, Refusal> {
-    let number = LAST.get(state) + 1;
-    LAST.set(state, number);
+    let number = LAST.update(state, |last| last + 1);
     let data = if is_file { DATA.alloc(state, 0)? } else { BlobId::default() };
     set_inode(state, number, Inode { links: 1, is_file, data })?;
     ENTRIES.store(state, key, &number)?;

@@ -4,9 +4,9 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
 pub mod auth;
-pub mod client;
 #[cfg(feature = "cli")]
 pub mod cli;
+pub mod client;
 pub mod execution;
 #[cfg(feature = "cli")]
 pub mod lab;

@@ -116,8 +116,9 @@ impl Fixed for LogId {
 ///
 /// const COUNTER: Cell<u64> = Cell::at(0);
 /// let mut region = Region::new(16);
-/// COUNTER.set(&mut region, COUNTER.get(&region) + 1);
-/// assert_eq!(COUNTER.get(&region), 1);
+/// COUNTER.set(&mut region, 7);
+/// assert_eq!(COUNTER.update(&mut region, |count| count + 1), 8);
+/// assert_eq!(COUNTER.get(&region), 8);
 /// ```
 pub struct Cell<T> {
     slot: u8,
@@ -155,5 +156,15 @@ impl<T: Fixed> Cell<T> {
         let mut bytes = [0; Region::SLOT_BYTES];
         value.encode(&mut bytes[..T::SIZE]);
         region.set_slot(self.slot, Kind::Cell, 0, &bytes[..T::SIZE]);
+    }
+    /// Sets it to what `change` makes of it; that.
+    #[inline]
+    pub fn update(self, region: &mut Region, change: impl FnOnce(T) -> T) -> T
+    where
+        T: Clone,
+    {
+        let value = change(self.get(region));
+        self.set(region, value.clone());
+        value
     }
 }
