@@ -363,9 +363,13 @@ impl Sessions {
         Some(record)
     }
 
+    /// Of those used last at the same time, the one opened first.
     fn longest_expired(&self, region: &Region, records: impl Iterator<Item = u32>, time: Time) -> Option<u32> {
-        let used = |record| get_u64(self.records.read(region, record), USED);
-        let (used, record) = records.map(|record| (used(record), record)).min()?;
+        let idle = records.map(|record| {
+            let bytes = self.records.read(region, record);
+            (get_u64(bytes, USED), get_u64(bytes, ID), record)
+        });
+        let (used, _, record) = idle.min()?;
         (time.since(Time(used)) >= self.config.session_idle).then_some(record)
     }
 

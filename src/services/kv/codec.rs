@@ -206,9 +206,9 @@ impl<'a> Op<'a> {
     /// The operation in `bytes`, which may be any.
     pub fn parse(bytes: &'a [u8]) -> Result<Op<'a>, Fault> {
         let mut reader = Reader(bytes);
-        let op = match bytes.first().ok_or(Fault::Malformed)? {
-            &GET => Op::Get { key: checked_key(&bytes[1..])? },
-            &SCAN => {
+        let op = match *bytes.first().ok_or(Fault::Malformed)? {
+            GET => Op::Get { key: checked_key(&bytes[1..])? },
+            SCAN => {
                 let _tag = reader.u8()?;
                 let limit = reader.u32()?;
                 let prefix_len = reader.u16()?;
@@ -219,7 +219,7 @@ impl<'a> Op<'a> {
                 }
                 Op::Scan { prefix, after, limit }
             }
-            &BATCH => {
+            BATCH => {
                 let _tag = reader.u8()?;
                 let count = usize::from(reader.u16()?);
                 // No more room than the bytes can fill: the count is a stranger's word.
@@ -500,12 +500,14 @@ mod tests {
 
     use super::*;
 
-    fn change() -> impl Strategy<Value = (u8, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>)> {
+    type Parts = (u8, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+    fn change() -> impl Strategy<Value = Parts> {
         let bytes = || prop::collection::vec(any::<u8>(), 0..20);
         (0u8..3, prop::collection::vec(any::<u8>(), 1..20), prop::option::of(bytes()), prop::option::of(bytes()))
     }
 
-    fn view(parts: &(u8, Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>)) -> Change<'_> {
+    fn view(parts: &Parts) -> Change<'_> {
         let (kind, key, a, b) = parts;
         match kind {
             0 => Change::Put { key, value: a.as_deref().unwrap_or(b"") },
