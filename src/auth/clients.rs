@@ -1,6 +1,7 @@
 //! Which clients are let in, and the keys shared with their endpoints.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
@@ -93,12 +94,14 @@ impl ClientTable {
     /// The keys of a client. A listed one is entered when it is first asked for: the list bounds the table.
     fn client(&mut self, derivation: &Derivation, clients: &Clients, id: ClientId) -> Result<&mut Client, Reject> {
         self.clock += 1;
-        if !self.clients.contains_key(&id) {
-            let Clients::Listed(listed) = clients else { return Err(Reject::UnknownClient) };
-            let (public, rights) = listed.get(&id).ok_or(Reject::UnknownClient)?;
-            self.clients.insert(id, Client::new(&derivation.identity, public, *rights)?);
-        }
-        let client = self.clients.get_mut(&id).ok_or(Reject::UnknownClient)?;
+        let client = match self.clients.entry(id) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(vacant) => {
+                let Clients::Listed(listed) = clients else { return Err(Reject::UnknownClient) };
+                let (public, rights) = listed.get(&id).ok_or(Reject::UnknownClient)?;
+                vacant.insert(Client::new(&derivation.identity, public, *rights)?)
+            }
+        };
         client.used = self.clock;
         Ok(client)
     }

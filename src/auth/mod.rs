@@ -19,6 +19,8 @@ mod reject;
 mod seal;
 mod signatures;
 mod signer;
+#[cfg(test)]
+mod tests;
 mod verified;
 
 pub use crate::wire::header::Principal;

@@ -1,0 +1,439 @@
+//! Keys and proofs between whole parties.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use proptest::prelude::*;
+
+use super::*;
+use crate::transport::Head;
+use crate::types::{Digest, EndpointId, ReplicaId, SeqNum, SessionId, View};
+use crate::wire::header::{HEADER, MAC};
+use crate::wire::{
+    Committed, FrameBuffer, Frames, Malformed, Message, Outcome, Pack, PackBuilder, ReplyEntry, ReplyKind, ReplyResult,
+    Request, RequestKind,
+};
+
+fn identity(k: u8) -> Identity {
+    Identity::from_seed([k; 32])
+}
+
+const ENDPOINT: EndpointId = EndpointId(77);
+
+fn cluster(clients: Clients) -> ClusterKeys {
+    let replicas = (0..4).map(|i| identity(i).public()).collect();
+    ClusterKeys { cluster: Digest([5; 32]), instance: 1, replicas, clients }
+}
+
+fn listed() -> Clients {
+    Clients::listed([
+        (identity(100).public(), Rights::READ_WRITE),
+        (identity(101).public(), Rights::READ),
+        (identity(102).public(), Rights { read: false, write: true, administer: false }),
+    ])
+}
+
+fn replica(i: u8, keys: &ClusterKeys, mode: AuthMode) -> Keyring {
+    Keyring::replica(ReplicaId(i), &identity(i), Arc::new(keys.clone()), mode).unwrap()
+}
+
+fn client(k: u8, keys: &ClusterKeys, mode: AuthMode) -> Keyring {
+    Keyring::client(&identity(k), ENDPOINT, Arc::new(keys.clone()), mode).unwrap()
+}
+
+fn said(n: u64) -> Message {
+    Message::Committed(Committed { n: SeqNum(n), digest: Digest([n as u8; 32]) })
+}
+
+fn frames(messages: &[Message]) -> Frames {
+    let mut buffer = FrameBuffer::default();
+    assert!(messages.iter().all(|message| buffer.push(message)));
+    buffer.take()
+}
+
+fn datagram(head: &Head, body: &[u8]) -> Bytes {
+    [head.as_slice(), body].concat().into()
+}
+
+fn envelope(from: &Keyring, to: u8, messages: &[Message]) -> Bytes {
+    let frames = frames(messages);
+    let head = from.seal(Principal::Replica(ReplicaId(to)), &[(&frames, 0..frames.len())]).unwrap();
+    datagram(&head, frames.bytes())
+}
+
+fn open_messages(keys: &mut Keyring, bytes: &Bytes) -> Result<Vec<Message>, Reject> {
+    match keys.open(bytes)? {
+        Opened::Envelope(envelope) => envelope.map(|message| message.map(Verified::into_inner)).collect(),
+        other => panic!("not an envelope: {other:?}"),
+    }
+}
+
+fn pack_of(keys: &Keyring, kind: RequestKind, signed: bool) -> Pack {
+    let Principal::Client(id, endpoint) = keys.me() else { panic!("a client's keys") };
+    let open = [3u64.to_le_bytes(), 8u64.to_le_bytes()].concat();
+    let (session, op): (_, &[u8]) = match kind {
+        RequestKind::Ordered => (SessionId(9), b"op"),
+        RequestKind::ReadOnly => (SessionId::NONE, b"op"),
+        RequestKind::Open => (SessionId::NONE, &open),
+        RequestKind::Close => (SessionId(9), b""),
+    };
+    let mut builder = PackBuilder::new(id, endpoint);
+    builder.push(&Request { session, t: 3, low: 1, kind, op });
+    keys.seal_pack(builder, false, signed)
+}
+
+fn send_pack(from: &Keyring, to: u8, pack: &Pack) -> Bytes {
+    datagram(&from.seal_pack_hop(ReplicaId(to), pack), pack.encoded())
+}
+
+fn open_pack(keys: &mut Keyring, bytes: &Bytes) -> Result<Verified<Pack>, Reject> {
+    match keys.open(bytes)? {
+        Opened::Pack { pack, .. } => keys.verify_pack(pack),
+        other => panic!("not a pack: {other:?}"),
+    }
+}
+
+#[test]
+fn envelopes_convince_their_receiver_alone() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let mut ring: Vec<_> = (0..4).map(|i| replica(i, &keys, mode)).collect();
+        let bytes = envelope(&ring[0], 1, &[said(1), said(2)]);
+        assert_eq!(open_messages(&mut ring[1], &bytes), Ok(vec![said(1), said(2)]));
+        assert_eq!(open_messages(&mut ring[2], &bytes), Err(Reject::WrongReceiver));
+        assert_eq!(open_messages(&mut ring[0], &bytes), Err(Reject::WrongReceiver));
+        // Redirected: the pair's key binds the receiver. One signature is for all.
+        let mut redirected = BytesMut::from(&bytes[..]);
+        redirected[6] = 2;
+        let opened = open_messages(&mut ring[2], &redirected.freeze());
+        match mode {
+            AuthMode::Mac => assert_eq!(opened, Err(Reject::BadMac)),
+            AuthMode::Signature => assert!(opened.is_ok()),
+        }
+        // Reflected to its sender.
+        let mut reflected = BytesMut::from(&bytes[..]);
+        (reflected[6], reflected[7]) = (0, 1);
+        assert!(open_messages(&mut ring[0], &reflected.freeze()).is_err());
+    }
+}
+
+#[test]
+fn a_broadcast_is_one_body_under_a_head_for_each() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let from = replica(3, &keys, mode);
+        let large = Message::Stable(
+            (0..4)
+                .map(|i| replica(i, &keys, mode).signer())
+                .map(|s| s.sign_checkpoint(SeqNum(8), Digest([1; 32])).into_inner())
+                .collect(),
+        );
+        let frames = frames(&[said(1), large.clone(), said(2)]);
+        let mut heads = Vec::new();
+        from.seal_broadcast([0, 1, 2].map(ReplicaId).into_iter(), &[(&frames, 0..3)], &mut heads);
+        for (i, (to, head)) in heads.iter().enumerate() {
+            assert_eq!(*to, Principal::Replica(ReplicaId(i as u8)));
+            assert_eq!(head.as_slice(), from.seal(*to, &[(&frames, 0..1), (&frames, 1..3)]).unwrap().as_slice());
+            let opened = open_messages(&mut replica(i as u8, &keys, mode), &datagram(head, frames.bytes()));
+            assert_eq!(opened, Ok(vec![said(1), large.clone(), said(2)]));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn p44_any_flipped_bit_of_an_envelope_is_noticed(bit in any::<prop::sample::Index>(), n: u64) {
+        let keys = cluster(listed());
+        let (from, mut to) = (replica(0, &keys, AuthMode::Mac), replica(1, &keys, AuthMode::Mac));
+        let mut bytes = envelope(&from, 1, &[said(n), said(n / 2)]).to_vec();
+        let bit = bit.index(8 * bytes.len());
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        prop_assert!(open_messages(&mut to, &bytes.into()).is_err());
+    }
+
+    #[test]
+    fn p44_any_flipped_bit_of_a_pack_is_noticed_but_by_others_entries(bit in any::<prop::sample::Index>(), signed: bool) {
+        let keys = cluster(listed());
+        let (from, mut to) = (client(100, &keys, AuthMode::Mac), replica(1, &keys, AuthMode::Mac));
+        let pack = pack_of(&from, RequestKind::Ordered, signed);
+        let mut bytes = send_pack(&from, 1, &pack).to_vec();
+        let bit = bit.index(8 * bytes.len());
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        let entries = bytes.len() - 4 * 8;
+        let own = entries + 8..entries + 16;
+        let others = !signed && bit / 8 >= entries && !own.contains(&(bit / 8));
+        prop_assert_eq!(open_pack(&mut to, &bytes.into()).is_ok(), others);
+    }
+
+    #[test]
+    fn p44_any_bytes_open_nothing(tail in proptest::collection::vec(any::<u8>(), 0..200), header: [u8; 6], ours: bool) {
+        let keys = cluster(listed());
+        let mut to = replica(1, &keys, AuthMode::Mac);
+        let mut bytes = tail;
+        if ours && bytes.len() >= HEADER {
+            bytes[..4].copy_from_slice(b"cst\x01");
+            bytes[4..8].copy_from_slice(&[header[0] % 4, header[1] % 3, 1, header[2] % 5]);
+            bytes[8..16].copy_from_slice(&[5; 8]);
+            bytes[32..40].fill(0);
+        }
+        prop_assert!(to.open(&bytes.into()).is_err());
+    }
+}
+
+#[test]
+fn p40_keys_differ_by_pair_direction_cluster_instance_and_endpoint() {
+    let keys = cluster(listed());
+    let bytes = envelope(&replica(0, &keys, AuthMode::Mac), 1, &[said(1)]);
+    let open = |keys: &ClusterKeys| open_messages(&mut replica(1, keys, AuthMode::Mac), &bytes);
+    assert!(open(&keys).is_ok());
+    assert_eq!(open(&ClusterKeys { instance: 2, ..keys.clone() }), Err(Reject::BadMac));
+    // The same first eight bytes of the cluster id, which are all that a header shows.
+    let mut other = keys.clone();
+    other.cluster.0[31] ^= 1;
+    assert_eq!(open(&other), Err(Reject::BadMac));
+    other.cluster.0[0] ^= 1;
+    assert_eq!(open(&other), Err(Reject::ForeignCluster(0x0505_0505_0505_0505)));
+    // Two endpoints of one identity.
+    let (from, mut to) = (client(100, &keys, AuthMode::Mac), replica(1, &keys, AuthMode::Mac));
+    let pack = pack_of(&from, RequestKind::Ordered, false);
+    let mut moved = BytesMut::from(&send_pack(&from, 1, &pack)[..]);
+    moved[24] ^= 1; // the header's endpoint
+    moved[HEADER + MAC + 8] ^= 1; // the pack's
+    assert_eq!(open_pack(&mut to, &moved.freeze()), Err(Reject::BadMac));
+    // Every replica's vector entry is its own.
+    let crate::wire::Proof::Vector(entries) = pack.proof() else { panic!("a vector") };
+    let distinct: std::collections::BTreeSet<_> = entries.iter().collect();
+    assert_eq!(distinct.len(), 4);
+}
+
+#[test]
+fn p40_unknown_epochs_are_not_opened() {
+    let keys = cluster(listed());
+    let mut bytes = BytesMut::from(&envelope(&replica(0, &keys, AuthMode::Mac), 1, &[said(1)])[..]);
+    bytes[32] = 1;
+    assert_eq!(open_messages(&mut replica(1, &keys, AuthMode::Mac), &bytes.freeze()), Err(Reject::UnknownEpoch));
+}
+
+#[test]
+fn p12_every_replica_checks_its_own_entry() {
+    let keys = cluster(listed());
+    let from = client(100, &keys, AuthMode::Mac);
+    let pack = pack_of(&from, RequestKind::Ordered, false);
+    // Entry 2 garbled: the others still accept.
+    let mut garbled = BytesMut::from(&pack.encoded()[..]);
+    let at = garbled.len() - 2 * 8;
+    garbled[at] ^= 1;
+    let garbled = Pack::parse(garbled.freeze()).unwrap();
+    for i in 0..4 {
+        let mut ring = replica(i, &keys, AuthMode::Mac);
+        assert_eq!(ring.verify_pack(pack.clone()).map(|p| p.from()), Ok(from.me()));
+        let expected = if i == 2 { Err(Reject::BadEntry) } else { Ok(from.me()) };
+        assert_eq!(ring.verify_pack(garbled.clone()).map(|p| p.from()), expected);
+    }
+}
+
+#[test]
+fn rights_and_lists_are_kept() {
+    let keys = cluster(listed());
+    let mut to = replica(0, &keys, AuthMode::Mac);
+    let mut verify = |k: u8, kind, signed| {
+        let pack = pack_of(&client(k, &keys, AuthMode::Mac), kind, signed);
+        to.verify_pack(pack).map(drop)
+    };
+    for signed in [false, true] {
+        assert_eq!(verify(100, RequestKind::Ordered, signed), Ok(()));
+        assert_eq!(verify(100, RequestKind::ReadOnly, signed), Ok(()));
+        assert_eq!(verify(101, RequestKind::Ordered, signed), Err(Reject::NotPermitted));
+        assert_eq!(verify(101, RequestKind::ReadOnly, signed), Ok(()));
+        assert_eq!(verify(102, RequestKind::Ordered, signed), Ok(()));
+        assert_eq!(verify(102, RequestKind::ReadOnly, signed), Err(Reject::NotPermitted));
+        assert_eq!(verify(103, RequestKind::Ordered, signed), Err(Reject::UnknownClient));
+    }
+    assert_eq!(verify(101, RequestKind::Open, true), Err(Reject::NotPermitted));
+    assert_eq!(verify(100, RequestKind::Open, true), Ok(()));
+}
+
+#[test]
+fn p09_an_open_without_signature_is_refused() {
+    let keys = cluster(listed());
+    let from = client(100, &keys, AuthMode::Mac);
+    let signed = pack_of(&from, RequestKind::Open, true);
+    let body = u32::from_le_bytes(signed.encoded()[20..24].try_into().unwrap()) as usize;
+    let mut vector = BytesMut::from(&signed.encoded()[..body + 1]);
+    vector.extend_from_slice(&[1, 4]);
+    vector.extend_from_slice(&[0; 32]);
+    let unsigned = Pack::parse(vector.freeze()).unwrap();
+    assert_eq!(replica(0, &keys, AuthMode::Mac).verify_pack(unsigned), Err(Reject::UnsignedOpen));
+}
+
+#[test]
+fn p02_signed_packs_convince_every_replica_and_are_checked_once() {
+    let keys = cluster(listed());
+    let pack = pack_of(&client(100, &keys, AuthMode::Mac), RequestKind::Ordered, true);
+    for i in 0..4 {
+        let mut ring = replica(i, &keys, AuthMode::Mac);
+        assert!(ring.costs_signature(&pack));
+        assert!(ring.verify_pack(pack.clone()).is_ok());
+        assert!(!ring.costs_signature(&pack));
+        // Another signature over the same requests is another matter.
+        let mut bytes = pack.encoded().to_vec();
+        *bytes.last_mut().unwrap() ^= 1;
+        let forged = Pack::parse(bytes.into()).unwrap();
+        assert!(ring.costs_signature(&forged));
+        assert_eq!(ring.verify_pack(forged), Err(Reject::BadSignature));
+    }
+    // Signed by somebody else in the client's name.
+    let mut stolen = pack.encoded().to_vec();
+    let at = stolen.len() - 128;
+    stolen[at..at + 64].copy_from_slice(&identity(101).public().to_bytes());
+    let stolen = Pack::parse(stolen.into()).unwrap();
+    assert_eq!(replica(0, &keys, AuthMode::Mac).verify_pack(stolen), Err(Reject::IdentityMismatch));
+}
+
+#[test]
+fn p21_only_good_proofs_enter_the_table_of_endpoints() {
+    let keys = cluster(listed());
+    let mut to = replica(0, &keys, AuthMode::Mac);
+    let from = client(100, &keys, AuthMode::Mac);
+    let pack = pack_of(&from, RequestKind::Ordered, false);
+    for endpoint in 0..50u8 {
+        let mut bytes = send_pack(&from, 0, &pack).to_vec();
+        (bytes[24], bytes[HEADER + MAC + 8]) = (endpoint, endpoint);
+        if endpoint != 77 {
+            assert!(to.open(&bytes.into()).is_err());
+        }
+    }
+    assert_eq!(to.clients.endpoints(), 0);
+    assert!(open_pack(&mut to, &send_pack(&from, 0, &pack)).is_ok());
+    assert_eq!(to.clients.endpoints(), 1);
+}
+
+#[test]
+fn open_clusters_learn_identities_from_signed_packs() {
+    let keys = cluster(Clients::Open);
+    let mut to = replica(0, &keys, AuthMode::Mac);
+    let from = client(200, &keys, AuthMode::Mac);
+    let (plain, signed) = (pack_of(&from, RequestKind::Ordered, false), pack_of(&from, RequestKind::Open, true));
+    assert_eq!(to.open(&send_pack(&from, 0, &plain)).err(), Some(Reject::UnknownClient));
+    assert!(matches!(to.open(&send_pack(&from, 0, &signed)), Ok(Opened::Pack { hop: false, .. })));
+    assert!(open_pack(&mut to, &send_pack(&from, 0, &signed)).is_ok());
+    assert!(matches!(to.open(&send_pack(&from, 0, &plain)), Ok(Opened::Pack { hop: true, .. })));
+    assert!(open_pack(&mut to, &send_pack(&from, 0, &plain)).is_ok());
+}
+
+#[test]
+fn replies_reach_their_endpoint_alone() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let (mut from, mut to) = (replica(2, &keys, mode), client(100, &keys, mode));
+        let mut buffer = FrameBuffer::default();
+        let result = ReplyResult::Full(Outcome::Done(Bytes::from_static(b"42")));
+        let entry = ReplyEntry {
+            session: SessionId(9),
+            t: 3,
+            kind: ReplyKind::Tentative,
+            position: Default::default(),
+            result,
+        };
+        assert!(buffer.push_replies(View(4), &[entry]));
+        let frames = buffer.take();
+        assert!(from.seal(to.me(), &[(&frames, 0..1)]).is_none(), "who proved nothing gets nothing");
+        let pack = pack_of(&to, RequestKind::Ordered, true);
+        assert!(open_pack(&mut from, &send_pack(&to, 2, &pack)).is_ok());
+        let bytes = datagram(&from.seal(to.me(), &[(&frames, 0..1)]).unwrap(), frames.bytes());
+        let Ok(Opened::Replies(mut replies)) = to.open(&bytes) else { panic!("replies") };
+        let pack = replies.next().unwrap().unwrap();
+        assert_eq!((pack.replica(), pack.view, pack.replies.len()), (Some(ReplicaId(2)), View(4), 1));
+        assert!(replies.next().is_none());
+        assert_eq!(client(101, &keys, mode).open(&bytes).err(), Some(Reject::WrongReceiver));
+    }
+}
+
+#[test]
+fn frames_speak_for_their_sender_alone() {
+    let keys = cluster(listed());
+    let other = replica(2, &keys, AuthMode::Mac).signer().sign_checkpoint(SeqNum(8), Digest([1; 32]));
+    let bytes = envelope(&replica(0, &keys, AuthMode::Mac), 1, &[Message::Checkpoint(other.into_inner())]);
+    assert_eq!(open_messages(&mut replica(1, &keys, AuthMode::Mac), &bytes), Err(Reject::NotTheSpeaker));
+}
+
+#[test]
+fn p24_q_signed_checkpoints_convince_anyone() {
+    let keys = cluster(listed());
+    let signers: Vec<_> = (0..4).map(|i| replica(i, &keys, AuthMode::Mac).signer()).collect();
+    let signed = |i: usize, n: u64| signers[i].sign_checkpoint(SeqNum(n), Digest([9; 32])).into_inner();
+    let proof = vec![signed(0, 16), signed(1, 16), signed(3, 16)];
+    assert_eq!(signers[2].verify_stable(&proof).map(|p| p.len()), Ok(3));
+    let inconsistent = Err(Reject::Malformed(Malformed::Inconsistent));
+    let check = |proof: &[_]| signers[2].verify_stable(proof).map(|p| p.len());
+    assert_eq!(check(&proof[..2]), inconsistent);
+    assert_eq!(check(&[signed(0, 16), signed(0, 16), signed(1, 16)]), inconsistent);
+    assert_eq!(check(&[signed(0, 16), signed(1, 24), signed(3, 16)]), inconsistent);
+    let mut forged = proof.clone();
+    forged[1].signature = forged[0].signature;
+    assert_eq!(check(&forged), Err(Reject::BadSignature));
+    // Not of another instance of the cluster.
+    let later = Signer::new(ReplicaId(2), &identity(2), Arc::new(ClusterKeys { instance: 2, ..keys })).unwrap();
+    assert_eq!(later.verify_checkpoint(proof[0]), Err(Reject::BadSignature));
+}
+
+#[test]
+fn wrong_key_files_are_told_apart() {
+    let keys = Arc::new(cluster(listed()));
+    let made = |i, k, keys: &Arc<ClusterKeys>| {
+        Keyring::replica(ReplicaId(i), &identity(k), keys.clone(), AuthMode::Mac).map(drop)
+    };
+    assert_eq!(made(0, 0, &keys), Ok(()));
+    assert_eq!(made(0, 1, &keys), Err(KeyError::NotThisReplica(ReplicaId(0))));
+    assert_eq!(made(9, 1, &keys), Err(KeyError::NotThisReplica(ReplicaId(9))));
+    let mut twice = (*keys).clone();
+    twice.replicas[3] = twice.replicas[0];
+    assert_eq!(made(0, 0, &Arc::new(twice)), Err(KeyError::Duplicate(ReplicaId(0), ReplicaId(3))));
+    let mut three = (*keys).clone();
+    three.replicas.pop();
+    assert_eq!(made(0, 0, &Arc::new(three)), Err(KeyError::Size(3)));
+}
+
+#[test]
+fn p44_fragments_of_a_broadcast_carry_each_receivers_own_head() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let from = replica(0, &keys, mode);
+        let pack = {
+            let from = client(100, &keys, mode);
+            let Principal::Client(id, endpoint) = from.me() else { panic!("a client") };
+            let mut builder = PackBuilder::new(id, endpoint);
+            let op = vec![3; 50_000];
+            builder.push(&Request { session: SessionId(1), t: 1, low: 0, kind: RequestKind::Ordered, op: &op });
+            from.seal_pack(builder, false, false)
+        };
+        let message = Message::Relay(pack);
+        let frames = frames(std::slice::from_ref(&message));
+        let mut heads = Vec::new();
+        from.seal_broadcast([1, 2, 3].map(ReplicaId).into_iter(), &[(&frames, 0..1)], &mut heads);
+        let mut sent: Vec<Vec<Bytes>> = vec![Vec::new(); 4];
+        from.fragment(1, 1_400, &heads, frames.bytes(), |to, head, body| {
+            let Principal::Replica(to) = to else { panic!("a replica") };
+            assert!(head.as_slice().len() + body.len() <= 1_400);
+            sent[usize::from(to.0)].push(datagram(&head, &body));
+        });
+        for (i, sent) in sent.iter().enumerate().skip(1) {
+            let mut ring = replica(i as u8, &keys, mode);
+            let mut reassembler = crate::wire::Reassembler::new(Default::default());
+            let mut whole = None;
+            for bytes in sent {
+                let Ok(Opened::Fragment { from, header, piece }) = ring.open(bytes) else { panic!("a fragment") };
+                assert_eq!(from, Principal::Replica(ReplicaId(0)));
+                let result = reassembler.insert(crate::types::Time(1), 0, header, &piece, &mut 0).unwrap();
+                if let crate::wire::fragment::Assembled::Complete(bytes) = result {
+                    whole = Some(bytes);
+                }
+                let mut damaged = bytes.to_vec();
+                *damaged.last_mut().unwrap() ^= 1;
+                assert_eq!(ring.open(&damaged.into()).err(), Some(Reject::BadMac));
+            }
+            assert_eq!(open_messages(&mut ring, &whole.unwrap()), Ok(vec![message.clone()]));
+        }
+    }
+}
