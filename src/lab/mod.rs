@@ -7,6 +7,7 @@
 #![allow(clippy::disallowed_methods, reason = "the laboratory measures the world: clocks, threads, processes")]
 
 pub mod child;
+pub mod demo;
 pub mod latency;
 pub mod load;
 pub mod machine;

@@ -1,0 +1,180 @@
+//! What was done, what is said of it, and whether it was right.
+
+use std::time::Duration;
+
+use super::model::StoreModel;
+use super::worker::{Account, Own};
+use crate::lab::latency::{Latencies, LatencyMicros};
+use crate::sim::linearizability::{Operation, Violation, check};
+use crate::types::Time;
+
+/// When the replica was killed and when it was started again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Phases {
+    /// The work began.
+    pub began: Time,
+    /// A replica was killed.
+    pub killed: Time,
+    /// It was started again.
+    pub restarted: Time,
+    /// The work ended.
+    pub ended: Time,
+}
+
+/// One of the three parts of a demo.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// All replicas up.
+    Before,
+    /// One dead.
+    During,
+    /// It is back.
+    After,
+}
+
+impl Phases {
+    /// The phase of an operation: one that a kill or a restart fell into belongs to `During`.
+    fn of(&self, timing: &Timing) -> Phase {
+        if timing.done < self.killed {
+            Phase::Before
+        } else if timing.submitted >= self.restarted {
+            Phase::After
+        } else {
+            Phase::During
+        }
+    }
+
+    fn length(&self, phase: Phase) -> Duration {
+        match phase {
+            Phase::Before => self.killed.since(self.began),
+            Phase::During => self.restarted.since(self.killed),
+            Phase::After => self.ended.since(self.restarted),
+        }
+    }
+}
+
+/// When one operation was handed in and answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Timing {
+    pub(super) submitted: Time,
+    pub(super) done: Time,
+    pub(super) read: bool,
+}
+
+/// Everything that clients did and were told.
+#[derive(Debug, Default)]
+pub struct Record {
+    pub(super) operations: Vec<Operation>,
+    pub(super) timings: Vec<Timing>,
+    pub(super) own: Vec<Own>,
+    pub(super) found: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) account: Account,
+    pub(super) errors: Vec<String>,
+}
+
+/// Operations of one kind.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct Operations {
+    /// How many.
+    pub ops: u64,
+    /// How long they took.
+    #[serde(flatten)]
+    pub latency_us: LatencyMicros,
+}
+
+/// Figures of one phase.
+#[derive(Clone, Copy, PartialEq, Debug, serde::Serialize)]
+pub struct PhaseFigures {
+    /// Its length.
+    pub seconds: f64,
+    /// Operations per second.
+    pub ops_per_s: f64,
+    /// Queries.
+    pub reads: Operations,
+    /// Ordered operations.
+    pub writes: Operations,
+}
+
+/// What the record proves.
+#[derive(Debug)]
+pub struct Verdict {
+    /// Operations with a certified answer.
+    pub ops: u64,
+    /// Acknowledged operations whose effect is missing.
+    pub lost: u64,
+    /// Operations whose effect is there twice.
+    pub duplicated: u64,
+    /// Operations without an answer.
+    pub errors: Vec<String>,
+    /// Whether one correct server could have given all these answers.
+    pub linearizable: Result<(), Violation>,
+}
+
+impl Record {
+    /// Operations with a certified answer, of the workload alone.
+    pub fn worked(&self) -> u64 {
+        self.timings.len() as u64
+    }
+
+    /// What one phase was like.
+    pub fn figures(&self, phases: &Phases, phase: Phase) -> PhaseFigures {
+        let (mut reads, mut writes) = (Latencies::new(), Latencies::new());
+        for timing in self.timings.iter().filter(|timing| phases.of(timing) == phase) {
+            let latencies = if timing.read { &mut reads } else { &mut writes };
+            latencies.record(timing.done.since(timing.submitted));
+        }
+        let seconds = phases.length(phase).as_secs_f64();
+        let ops = reads.len() + writes.len();
+        let of = |latencies: &Latencies| Operations { ops: latencies.len(), latency_us: latencies.micros() };
+        let ops_per_s = if seconds > 0.0 { ops as f64 / seconds } else { 0.0 };
+        PhaseFigures { seconds, ops_per_s, reads: of(&reads), writes: of(&writes) }
+    }
+
+    /// Checks everything: each worker's own account against what the store holds at the end, and the whole history
+    /// against a model.
+    pub fn judge(&self) -> Verdict {
+        let mut account = self.account.clone();
+        account.settle(&self.own, &self.found);
+        let linearizable = check(&self.operations, &mut StoreModel::default(), &|_| (Time(0), 0));
+        Verdict {
+            ops: self.operations.len() as u64,
+            lost: account.lost,
+            duplicated: account.duplicated,
+            errors: self.errors.clone(),
+            linearizable,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timing(submitted: u64, done: u64, read: bool) -> Timing {
+        Timing { submitted: Time(submitted * 1_000), done: Time(done * 1_000), read }
+    }
+
+    #[test]
+    fn operations_belong_to_the_phase_that_made_them_wait() {
+        let at = |micros: u64| Time(micros * 1_000);
+        let phases = Phases { began: at(0), killed: at(100), restarted: at(200), ended: at(300) };
+        let timings = vec![
+            timing(1, 3, true),
+            timing(2, 12, false),
+            timing(90, 110, false),
+            timing(190, 260, true),
+            timing(200, 205, true),
+        ];
+        let record = Record { timings, ..Record::default() };
+        let [before, during, after] =
+            [Phase::Before, Phase::During, Phase::After].map(|phase| record.figures(&phases, phase));
+        assert_eq!((before.reads.ops, before.writes.ops), (1, 1));
+        assert_eq!((before.reads.latency_us.p50, before.writes.latency_us.max), (2.0, 10.0));
+        assert_eq!((during.reads.ops, during.writes.ops), (1, 1));
+        assert_eq!((after.reads.ops, after.writes.ops), (1, 0));
+        assert!((before.ops_per_s - 20_000.0).abs() < 1e-6);
+        let json = serde_json::to_value(before).unwrap();
+        assert_eq!(json["reads"]["ops"], 1);
+        assert_eq!(json["reads"]["p99"], 2.0);
+    }
+}
