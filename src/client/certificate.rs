@@ -268,3 +268,133 @@ fn same(a: &Entry, b: &Entry) -> bool {
 fn owned(bytes: Bytes) -> Bytes {
     if bytes.len() <= limits::DATAGRAM_MAX { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::SessionId;
+
+    const VIEWS: u64 = 4;
+    const TRUTH: u8 = 0;
+
+    /// One reply: who, in which view, tentative or committed, which value (result and position), whole or digest.
+    #[derive(Clone, Debug)]
+    struct Said {
+        from: usize,
+        view: u64,
+        kind: ReplyKind,
+        value: u8,
+        whole: bool,
+    }
+
+    fn outcome(value: u8) -> Outcome {
+        Outcome::Done(vec![value % 3; 40].into())
+    }
+
+    /// Values 0 to 8: three results at three positions.
+    fn position(value: u8) -> Position {
+        Position(u64::from(value / 3))
+    }
+
+    fn insert(certificate: &mut Certificate, said: &Said) -> Verdict {
+        let result = match said.whole {
+            true => ReplyResult::Full(outcome(said.value)),
+            false => ReplyResult::Digest(outcome(said.value).digest()),
+        };
+        let (kind, position) = (said.kind, position(said.value));
+        let reply = ReplyEntry { session: SessionId(1), t: 1, kind, position, result };
+        certificate.insert(ReplicaId(said.from as u8), View(said.view), reply, usize::MAX);
+        certificate.verdict()
+    }
+
+    fn said(n: usize, kinds: &'static [ReplyKind]) -> impl Strategy<Value = Said> {
+        (0..n, 0..VIEWS, prop::sample::select(kinds), 0..9u8, any::<bool>())
+            .prop_map(|(from, view, kind, value, whole)| Said { from, view, kind, value, whole })
+    }
+
+    const ORDERED: &[ReplyKind] = &[ReplyKind::Tentative, ReplyKind::Committed];
+
+    proptest! {
+        /// What correct replicas can say: committed, the truth alone; tentative, one value for each view, which is the
+        /// truth unless at most f correct replicas prepared it (else a new view keeps it). Liars, up to f, say
+        /// anything. In whatever order, however often, with whatever lost: only the truth is ever accepted, and once
+        /// every correct replica has committed, it is.
+        #[test]
+        fn p05_no_schedule_and_no_lie_makes_a_wrong_acceptance(
+            f in 1usize..=2,
+            weak in any::<bool>(),
+            tentative in prop::collection::vec((0..9u8, 0..7usize), VIEWS as usize),
+            schedule in prop::collection::vec(said(7, ORDERED), 0..60),
+        ) {
+            let size = ClusterSize::tolerating(f).unwrap();
+            let mut certificate = Certificate::new(size, Rule::Ordered { weak });
+            for mut said in schedule {
+                said.from %= size.n();
+                let correct = said.from >= f;
+                if correct {
+                    let (value, first) = tentative[said.view as usize];
+                    let prepared = value == TRUTH || (said.from + first) % (size.n() - f) < f;
+                    match said.kind {
+                        ReplyKind::Tentative if prepared => said.value = value,
+                        ReplyKind::Tentative => continue,
+                        ReplyKind::Committed | ReplyKind::ReadOnly => said.value = TRUTH,
+                    }
+                }
+                if let Verdict::Accepted(accepted) = insert(&mut certificate, &said) {
+                    prop_assert_eq!(accepted.outcome, outcome(TRUTH));
+                    prop_assert_eq!(accepted.position, position(TRUTH));
+                    prop_assert!(accepted.view.0 < VIEWS);
+                }
+            }
+            let mut last = Verdict::Open;
+            for from in f..size.n() {
+                let said = Said { from, view: 0, kind: ReplyKind::Committed, value: TRUTH, whole: true };
+                last = insert(&mut certificate, &said);
+            }
+            prop_assert!(matches!(last, Verdict::Accepted(_)), "{:?}", certificate);
+        }
+
+        /// A query's result was given by w correct replicas; a hopeless one cannot be saved.
+        #[test]
+        fn p06_a_query_is_answered_by_a_quorum_or_known_to_be_hopeless(
+            schedule in prop::collection::vec(said(4, &[ReplyKind::ReadOnly]), 0..30),
+        ) {
+            let size = ClusterSize::tolerating(1).unwrap();
+            let mut certificate = Certificate::new(size, Rule::ReadOnly);
+            let mut says = [None; 4];
+            for said in &schedule {
+                let verdict = insert(&mut certificate, said);
+                // A later word replaces one that is not of a later view.
+                let slot: &mut Option<(u64, u8)> = &mut says[said.from];
+                if slot.is_none_or(|(view, _)| said.view >= view) {
+                    *slot = Some((said.view, said.value % 3));
+                }
+                let count = |value| says.iter().flatten().filter(|(_, v)| *v == value).count();
+                let (best, missing) = ((0..3).map(count).max().unwrap_or(0), says.iter().filter(|s| s.is_none()).count());
+                match verdict {
+                    Verdict::Accepted(accepted) => {
+                        let value = (0..3).find(|&v| outcome(v) == accepted.outcome).unwrap();
+                        prop_assert!(count(value) >= 3);
+                    }
+                    Verdict::ResultMissing => prop_assert!(best >= 3),
+                    Verdict::Hopeless => prop_assert!(best + missing < 3),
+                    Verdict::Open => prop_assert!(best < 3 && best + missing >= 3),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn p08_the_view_is_the_f_plus_first_highest() {
+        let size = ClusterSize::tolerating(2).unwrap();
+        let mut certificate = Certificate::new(size, Rule::Ordered { weak: false });
+        let mut verdict = Verdict::Open;
+        for (from, view) in [900, 3, 800, 7, 5].into_iter().enumerate() {
+            verdict = insert(&mut certificate, &Said { from, view, kind: ReplyKind::Committed, value: 0, whole: true });
+        }
+        let Verdict::Accepted(accepted) = verdict else { panic!() };
+        assert_eq!(accepted.view, View(7), "two of the three highest may be lies");
+    }
+}

@@ -750,6 +750,21 @@ impl Machine for Endpoint {
     }
 }
 
+#[cfg(test)]
+impl Endpoint {
+    /// Another seed, as another process has.
+    pub(super) fn reseed(&mut self, seed: u64) {
+        self.random = Random::new(seed);
+    }
+
+    /// Bytes of uncertified results held for `replica`, counted anew and checked against the books.
+    pub(super) fn requests_held(&self, replica: ReplicaId) -> usize {
+        let held = self.requests.held(replica);
+        assert_eq!(held, self.held[usize::from(replica.0)]);
+        held
+    }
+}
+
 /// The answer to a session-open is the session's id (P9).
 fn session_opened(result: &[u8]) -> Option<SessionId> {
     let id = result.first_chunk::<8>().map(|id| SessionId(u64::from_le_bytes(*id)))?;

@@ -14,6 +14,8 @@ mod rtt;
 mod sending;
 mod session;
 mod stats;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 pub use completion::{Completion, Member, RequestError, RequestId, Session, SessionError, SubmitError, Tally};

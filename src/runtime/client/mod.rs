@@ -24,6 +24,8 @@
 mod answer;
 mod driver;
 mod permits;
+#[cfg(test)]
+mod tests;
 
 use std::future::Future;
 use std::pin::Pin;

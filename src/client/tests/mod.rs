@@ -1,0 +1,6 @@
+//! An endpoint against scripted replicas with real keys: what it sends, and what it believes.
+
+mod fixture;
+mod ordered;
+mod queries;
+mod sessions;

@@ -1,0 +1,132 @@
+//! Queries: P6.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::fixture::*;
+use crate::client::{EndpointConfig, RequestError};
+use crate::types::{Position, SeqNum, SessionId};
+use crate::wire::RequestKind;
+
+const MS: Duration = Duration::from_millis(1);
+
+/// A query that all replicas heard.
+fn asked(stage: &mut Stage) -> u64 {
+    stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
+    let heard = stage.turn();
+    assert_eq!(receivers(&heard), [0, 1, 2, 3]);
+    for h in &heard {
+        assert!(!h.signed && !h.full);
+        assert_eq!((h.asked[0].kind, h.asked[0].session), (RequestKind::ReadOnly, SessionId::NONE));
+    }
+    heard[0].asked[0].t
+}
+
+#[test]
+fn p06_a_query_needs_no_session_and_q_matching_results_whatever_their_positions() {
+    let mut stage = Stage::new(config());
+    let t = asked(&mut stage);
+    stage.say(0, 0, &[read(t, 7, b"v")]);
+    stage.say(1, 2, &[read(t, 9, b"v")]);
+    stage.nothing();
+    stage.say(3, 1, &[read(t, 8, b"v")]);
+    stage.turn();
+    let completion = stage.completion().unwrap();
+    assert_eq!(completion.result.as_deref(), Ok(&b"v"[..]));
+    assert_eq!((completion.kind, completion.session, completion.fell_back), (READ_ONLY, None, false));
+    assert_eq!(completion.position, Position::new(SeqNum(9), 0));
+    assert_eq!(completion.members.len(), 3);
+}
+
+#[test]
+fn p05_ordered_replies_never_answer_a_query() {
+    let mut stage = Stage::new(config());
+    let t = asked(&mut stage);
+    for from in 0..4 {
+        stage.say(from, 0, &[entry(SessionId::NONE, t, COMMITTED, 7, done(b"v"))]);
+    }
+    stage.nothing();
+    assert_eq!(stage.endpoint.stats().rejects.unsolicited, 4);
+}
+
+/// Answers the open and then the ordered request of a query that fell back.
+fn order(stage: &mut Stage, heard: &[Heard]) {
+    stage.grant(heard, SESSION);
+    let heard = stage.turn();
+    let ordered = &heard[0].asked[0];
+    assert_eq!((ordered.kind, ordered.session, &ordered.op[..]), (RequestKind::Ordered, SESSION, &b"read"[..]));
+    let t = ordered.t;
+    for from in 0..3 {
+        stage.say(from, 0, &[full(t, TENTATIVE, b"v")]);
+    }
+    stage.turn();
+    let completion = stage.completion().unwrap();
+    assert_eq!(completion.result.as_deref(), Ok(&b"v"[..]));
+    assert!(completion.fell_back && completion.session_id == Some(SESSION));
+}
+
+#[test]
+fn p06_results_that_cannot_reach_a_quorum_are_ordered_at_once_under_a_new_t() {
+    let mut stage = Stage::new(config());
+    let t = asked(&mut stage);
+    stage.say(0, 0, &[read(t, 7, b"a")]);
+    stage.say(1, 0, &[read(t, 7, b"b")]);
+    stage.nothing();
+    stage.say(2, 0, &[read(t, 7, b"a")]);
+    stage.nothing();
+    stage.say(3, 0, &[read(t, 7, b"b")]);
+    let heard = stage.turn();
+    assert_eq!(heard[0].asked[0].kind, RequestKind::Open, "no session yet: one is opened");
+    assert!(heard[0].signed);
+    order(&mut stage, &heard);
+    assert_eq!(stage.endpoint.stats().fallbacks, 1);
+    // The next one finds it open.
+    let t = asked(&mut stage);
+    for (from, result) in [b"a", b"a", b"b", b"b"].into_iter().enumerate() {
+        stage.say(from as u8, 0, &[read(t, 7, result)]);
+    }
+    let heard = stage.turn();
+    assert_eq!((heard[0].asked[0].kind, heard[0].asked[0].t), (RequestKind::Ordered, 2));
+}
+
+#[test]
+fn p06_silence_is_answered_by_ordering() {
+    let mut stage = Stage::new(config());
+    let t = asked(&mut stage);
+    stage.say(0, 0, &[read(t, 7, b"v")]);
+    let heard: Vec<Heard> = stage.pass(80 * MS).into_iter().map(|(_, h)| h).collect();
+    order(&mut stage, &heard);
+    // A late reply to the query is to nothing.
+    stage.say(1, 0, &[read(t, 7, b"v")]);
+    stage.nothing();
+    assert_eq!(stage.endpoint.stats().rejects.unsolicited, 1);
+}
+
+#[test]
+fn p06_without_the_right_to_write_a_query_is_repeated_instead() {
+    let mut stage = Stage::new(EndpointConfig { fallback: false, request_timeout: Duration::from_secs(2), ..config() });
+    let t = asked(&mut stage);
+    let again = stage.pass(100 * MS);
+    assert!(again.iter().any(|(_, h)| h.signed && h.full && h.asked[0].t == t));
+    assert!(again.iter().all(|(_, h)| h.asked[0].kind == RequestKind::ReadOnly));
+    // States differed in the first round; in a later one they agree.
+    for (from, result) in [b"a", b"a", b"b", b"b"].into_iter().enumerate() {
+        stage.say(from as u8, 0, &[read(t, 7, result)]);
+    }
+    stage.nothing();
+    stage.say(2, 0, &[read(t, 8, b"a")]);
+    assert_eq!(stage.result(), Ok(Bytes::from_static(b"a")));
+    asked(&mut stage);
+    stage.pass(Duration::from_secs(3));
+    let Err(RequestError::Timeout { tally, .. }) = stage.completion().unwrap().result else { panic!() };
+    assert_eq!((tally.matched, tally.silent.len()), (0, 4));
+}
+
+#[test]
+fn p06_with_the_optimisation_off_queries_are_ordered() {
+    let mut stage = Stage::new(EndpointConfig { read_only: false, ..config() });
+    stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
+    let heard = stage.turn();
+    order(&mut stage, &heard);
+}
