@@ -33,6 +33,8 @@ pub mod counters;
 pub mod drive;
 pub mod error;
 pub mod memory;
+mod ring;
+mod role;
 pub mod signals;
 pub mod sockets;
 mod sys;

@@ -1,0 +1,241 @@
+//! Roles on threads of their own: a plain thread that polls, yields and parks, or a glommio executor for background work.
+#![forbid(unsafe_code)]
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::sync::Parker;
+use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+
+use super::{Clock, Error, Stop, WaitPolicy};
+use crate::transport::Wake;
+use crate::types::Time;
+
+/// What a turn of a role came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Turn {
+    /// There was something to do.
+    Busy,
+    /// Nothing could be done, but an outlet is clogged: whoever takes from it does not ring.
+    Clogged,
+    /// There was nothing to do.
+    Idle,
+}
+
+/// A role that talks to the others through rings.
+pub(crate) trait Role {
+    /// Does what there is to do, a bounded amount of it.
+    fn turn(&mut self, now: Time) -> Turn;
+
+    /// When `turn` must run again though nobody rings; `now` or earlier if there is more to do.
+    fn deadline(&self) -> Time {
+        Time::NEVER
+    }
+}
+
+/// Runs `role` on the calling thread until stopped. Whoever hands it work wakes `parker`.
+pub(crate) fn run(role: &mut impl Role, parker: &Parker, clock: Clock, policy: &WaitPolicy, stop: &Stop) {
+    let mut last_event = clock.now();
+    while !stop.is_stopped() {
+        let now = clock.now();
+        let turn = role.turn(now);
+        if turn == Turn::Busy {
+            last_event = now;
+            continue;
+        }
+        let deadline = role.deadline();
+        if turn == Turn::Clogged || deadline <= now || now.since(last_event) < policy.poll_budget {
+            thread::yield_now();
+            continue;
+        }
+        match deadline {
+            Time::NEVER => parker.park(),
+            _ => parker.park_deadline(Instant::now() + deadline.since(now)),
+        }
+        // A timer alone is no reason to poll on after its turn.
+        if deadline > clock.now() {
+            last_event = clock.now();
+        }
+    }
+}
+
+/// Wakes a role in a glommio executor.
+#[derive(Default)]
+pub(crate) struct BackgroundBell {
+    rung: AtomicBool,
+    sleeper: Mutex<Option<Waker>>,
+}
+
+impl BackgroundBell {
+    fn sleeper(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
+        self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when the bell has been rung since the last time.
+    async fn rung(&self) {
+        poll_fn(|context| {
+            if self.rung.swap(false, SeqCst) {
+                return Poll::Ready(());
+            }
+            *self.sleeper() = Some(context.waker().clone());
+            // A ring between the look above and the line above found nobody to wake.
+            if self.rung.swap(false, SeqCst) { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}
+
+impl Wake for BackgroundBell {
+    fn wake(&self) {
+        if !self.rung.swap(true, SeqCst)
+            && let Some(sleeper) = self.sleeper().take()
+        {
+            sleeper.wake();
+        }
+    }
+}
+
+/// glommio reserves and registers this much for files; its default is 10 MiB.
+const IO_MEMORY: usize = 64 << 10;
+
+/// Entries of each of its rings. 4096 would not fit the usual locked-memory limit.
+const RING_DEPTH: usize = 128;
+
+/// What its three rings and its file memory take, bytes.
+const LOCKED_BYTES: u64 = 3 * (RING_DEPTH as u64 * (64 + 4 + 2 * 16) + 4_096) + IO_MEMORY as u64;
+
+/// Runs `role` in a glommio executor on the calling thread, pinned to `core`, until stopped. Deadlines do not count: this
+/// is for work that comes from others. Slices of work yield to the executor's other tasks.
+pub(crate) fn run_in_background(
+    role: &mut impl Role,
+    bell: &BackgroundBell,
+    core: Option<usize>,
+    clock: Clock,
+    stop: &Stop,
+) -> Result<(), Error> {
+    let executor = LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
+        .name("castra-checkpoint")
+        .io_memory(IO_MEMORY)
+        .ring_depth(RING_DEPTH)
+        // A task that is always runnable would starve the timers.
+        .preempt_timer(Duration::from_millis(1))
+        .make()
+        .map_err(refused)?;
+    executor.run(async {
+        while !stop.is_stopped() {
+            match role.turn(clock.now()) {
+                Turn::Busy => glommio::yield_if_needed().await,
+                Turn::Clogged => {
+                    thread::yield_now();
+                    glommio::yield_if_needed().await;
+                }
+                Turn::Idle => bell.rung().await,
+            }
+        }
+    });
+    Ok(())
+}
+
+fn refused(error: GlommioError<()>) -> Error {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
+    match error {
+        GlommioError::IoError(error) if error.raw_os_error() == Some(libc::ENOMEM) => Error::LockedMemory {
+            have: limit.current.unwrap_or(u64::MAX),
+            hard: limit.maximum.unwrap_or(u64::MAX),
+            need: LOCKED_BYTES,
+            rings: 3,
+        },
+        GlommioError::IoError(error) => Error::Io { doing: "starting the checkpoint executor", error },
+        other => {
+            Error::Io { doing: "starting the checkpoint executor", error: std::io::Error::other(other.to_string()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ring::{Bell, Inlet, Outlet, ring};
+    use super::super::tests::{PATIENCE, thread_cpu};
+    use super::*;
+
+    /// Adds one to each number that it gets.
+    struct Increment {
+        from: Inlet<u64>,
+        to: Outlet<u64>,
+    }
+
+    impl Role for Increment {
+        fn turn(&mut self, _: Time) -> Turn {
+            let mut any = Turn::Idle;
+            while let Some(number) = self.from.pop() {
+                self.to.push(number + 1);
+                any = Turn::Busy;
+            }
+            self.to.flush();
+            if self.to.is_clogged() { Turn::Clogged } else { any }
+        }
+    }
+
+    /// Sends numbers through a role on another thread, singly and in bursts, with pauses long enough to sleep in; the CPU
+    /// time of that thread during an idle half second.
+    fn exercise(
+        bell: Arc<dyn Wake>,
+        stop: Stop,
+        start: impl FnOnce(Increment) -> thread::JoinHandle<Duration>,
+    ) -> Duration {
+        let (back, parker) = Bell::new();
+        stop.wakes(bell.clone());
+        let (mut to, from_here) = ring(16, bell);
+        let (to_here, mut from) = ring(16, back);
+        let role = start(Increment { from: from_here, to: to_here });
+        let begin = Instant::now();
+        for (burst, pause) in [(1u64, 2), (1, 0), (1, 0), (100, 0), (1, 2), (10_000, 0), (1, 2)] {
+            thread::sleep(Duration::from_millis(pause));
+            (0..burst).for_each(|i| to.push(i));
+            let mut next = 0;
+            while next < burst {
+                to.flush();
+                while let Some(number) = from.pop() {
+                    next += 1;
+                    assert_eq!(number, next);
+                }
+                parker.park_timeout(Duration::from_millis(1));
+                assert!(begin.elapsed() < PATIENCE, "{next} of {burst}");
+            }
+        }
+        thread::sleep(Duration::from_millis(500));
+        stop.stop();
+        role.join().unwrap()
+    }
+
+    #[test]
+    fn a_role_on_a_plain_thread_answers_and_sleeps() {
+        let (bell, parker) = Bell::new();
+        let stop = Stop::new();
+        let cpu = exercise(bell, stop.clone(), |mut role| {
+            thread::spawn(move || {
+                run(&mut role, &parker, Clock::new(), &WaitPolicy::default(), &stop);
+                thread_cpu()
+            })
+        });
+        assert!(cpu < Duration::from_millis(250), "{cpu:?} of CPU, for an idle half second and 10,000 numbers");
+    }
+
+    #[test]
+    fn a_role_in_glommio_answers_and_sleeps() {
+        let bell = Arc::new(BackgroundBell::default());
+        let stop = Stop::new();
+        let cpu = exercise(bell.clone(), stop.clone(), |mut role| {
+            thread::spawn(move || {
+                run_in_background(&mut role, &bell, Some(super::super::cores::allowed()[0]), Clock::new(), &stop)
+                    .unwrap();
+                thread_cpu()
+            })
+        });
+        assert!(cpu < Duration::from_millis(250), "{cpu:?} of CPU, for an idle half second and 10,000 numbers");
+    }
+}
