@@ -24,7 +24,7 @@ use crate::auth::Keyring;
 use crate::execution::{self, Command, Executor, Output, Service};
 use crate::protocol::{self, Action, Agreement, Event, Notice};
 use crate::transport::{Datagram, Machine, Outgoing};
-use crate::types::{Digest, SeqNum, Time};
+use crate::types::{Digest, Position, SeqNum, Time};
 
 /// What a replica is told at its start.
 #[derive(Clone, Debug)]
@@ -251,11 +251,7 @@ impl<S: Service> Replica<S> {
             Output::Unexecuted(pack) => self.agreement.handle(self.now, Event::Request { pack, signed: true }),
             Output::Sealed(sealed) => self.checkpointer.handle(Task::Sealed(sealed)),
             Output::Stopped { position, message } => {
-                self.stopped = Some(format!(
-                    "the service panicked in batch {}, request {}: {message}",
-                    position.batch().0,
-                    position.0 & ((1 << crate::types::Position::INDEX_BITS) - 1)
-                ));
+                self.stopped = Some(stopped_text(position, &message));
             }
         }
     }
@@ -289,6 +285,12 @@ impl<S: Service> Replica<S> {
         }
         self.pump();
     }
+}
+
+/// What an operator is told when the service panicked.
+pub(crate) fn stopped_text(position: Position, message: &str) -> String {
+    let index = position.0 & ((1 << Position::INDEX_BITS) - 1);
+    format!("the service panicked in batch {}, request {index}: {message}", position.batch().0)
 }
 
 impl<S: Service> Machine for Replica<S> {

@@ -35,7 +35,7 @@ pub enum Placement {
     },
     /// Each role on threads of its own.
     Split {
-        /// Network and authentication; the first owns the peers' sockets and runs agreement.
+        /// The first has the sockets and authentication. The second, if there is one, has agreement, else the first too.
         network: Vec<usize>,
         /// The service.
         execution: usize,
@@ -68,8 +68,7 @@ impl Cores {
             Cores::Explicit(placement) => placement.clone(),
             Cores::Auto => match allowed {
                 [network @ .., execution, checkpoint] if allowed.len() >= SPLIT_MIN => {
-                    // More network cores than clients can keep busy would only wake in vain.
-                    let network = network[..network.len().min(NETWORK_AUTO_MAX)].to_vec();
+                    let network = network[..NETWORK_MAX].to_vec();
                     Placement::Split { network, execution: *execution, checkpoint: *checkpoint }
                 }
                 _ => Placement::Fused { core: None },
@@ -80,8 +79,10 @@ impl Cores {
     }
 }
 
-/// Network cores that `auto` takes at most.
-const NETWORK_AUTO_MAX: usize = 4;
+/// One network core has the sockets, authentication and agreement; the second takes agreement from it.
+const NETWORK_MAX: usize = 2;
+
+const _: () = assert!(SPLIT_MIN == NETWORK_MAX + 2, "`auto` gives each role a core");
 
 impl Placement {
     /// All cores named, in the order network, execution, checkpoint.
@@ -95,6 +96,11 @@ impl Placement {
     }
 
     fn check(&self, allowed: &[usize]) -> Result<(), CoresError> {
+        if let Placement::Split { network, .. } = self
+            && !(1..=NETWORK_MAX).contains(&network.len())
+        {
+            return Err(CoresError::Malformed { text: self.to_string() });
+        }
         let cores = self.cores();
         let wanted: Vec<usize> = cores.iter().copied().filter(|core| !allowed.contains(core)).collect();
         if !wanted.is_empty() {
@@ -182,7 +188,7 @@ mod tests {
         assert_eq!(Cores::Auto.place(&[]), Ok(fused.clone()));
         assert_eq!(Cores::Auto.place(&[0, 1, 2]), Ok(fused.clone()));
         assert_eq!(Cores::Auto.place(&[4, 5, 6, 7]), Ok(split(&[4, 5], 6, 7)));
-        assert_eq!(Cores::Auto.place(&(0..64).collect::<Vec<_>>()), Ok(split(&[0, 1, 2, 3], 62, 63)));
+        assert_eq!(Cores::Auto.place(&(0..64).collect::<Vec<_>>()), Ok(split(&[0, 1], 62, 63)));
         assert_eq!(Cores::Fused.place(&[4, 5, 6, 7]), Ok(fused));
     }
 
@@ -192,6 +198,7 @@ mod tests {
         assert_eq!(place("network=0,1 execution=2 checkpoint=3"), Ok(split(&[0, 1], 2, 3)));
         assert_eq!(place("2"), Ok(Placement::Fused { core: Some(2) }));
         let allowed = vec![0, 1, 2, 3];
+        assert!(matches!(place("network=0,1,2 execution=3 checkpoint=4"), Err(CoresError::Malformed { .. })));
         assert_eq!(place("9"), Err(CoresError::Outside { wanted: vec![9], allowed: allowed.clone() }));
         assert_eq!(
             place("network=0,1 execution=1 checkpoint=3"),

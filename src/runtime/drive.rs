@@ -79,7 +79,7 @@ impl Stop {
     }
 }
 
-/// Runs `machine` over `transport` until stopped.
+/// Runs `machine` over `transport` until stopped, or until it says that it can never go on ([`Machine::stopped`]).
 pub fn drive<M: Machine, T: Transport>(
     machine: &mut M,
     transport: &mut T,
@@ -94,7 +94,7 @@ pub fn drive<M: Machine, T: Transport>(
     });
 }
 
-/// As [`drive`], until `each` breaks. `each` sees the machine before every turn, at least once after every wake: the
+/// As [`drive`], until `each` breaks or the machine says that it can never go on. `each` sees the machine before every turn, at least once after every wake: the
 /// place to take commands from other threads and to answer questions about the machine. Keep it cheap.
 pub fn drive_with<M: Machine, T: Transport>(
     machine: &mut M,
@@ -115,6 +115,10 @@ pub fn drive_with<M: Machine, T: Transport>(
         machine.turn(now, &mut inbox, &mut outbox);
         assert!(inbox.is_empty(), "a machine takes all of its inbox");
         counters.turns.add(1);
+        if machine.stopped().is_some() {
+            transport.send(&mut outbox);
+            return;
+        }
         if arrived || !outbox.is_empty() {
             transport.send(&mut outbox);
             counters.busy_turns.add(1);

@@ -118,7 +118,7 @@ pub enum CoresError {
         /// The cores that this process may use.
         allowed: Vec<usize>,
     },
-    /// A list that cannot be read.
+    /// A placement that cannot be read, or that no replica can have: one or two network cores, one of the others each.
     #[error("not a list of cores: {text:?}")]
     Malformed {
         /// What was written.

@@ -3,7 +3,7 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -160,6 +160,8 @@ fn refused(error: GlommioError<()>) -> Error {
 mod tests {
     use super::super::ring::{Bell, Inlet, Outlet, ring};
     use super::super::tests::{PATIENCE, thread_cpu};
+    use std::sync::Arc;
+
     use super::*;
 
     /// Adds one to each number that it gets.

@@ -1,0 +1,245 @@
+//! Runs one replica on this host, fused or split, and answers for it.
+//!
+//! ```text
+//! fused   one thread: transport, network, agreement, execution, checkpoint
+//! split   castra-network     transport, network role
+//!         castra-agreement   agreement (on the network thread, if that has one core only)
+//!         castra-execution   the service
+//!         castra-checkpoint  digests and signatures, in a glommio executor
+//! ```
+#![forbid(unsafe_code)]
+
+mod board;
+mod split;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::ops::ControlFlow;
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::{io, panic};
+
+use self::board::{Answering, Board};
+use super::bind::Bound;
+use super::cores::{self, Placement};
+use super::drive::drive_with;
+use super::{Backend, Clock, Counters, Error, LoopCounters, LoopCounts, Stop, Udp, WaitPolicy};
+use crate::auth::Keyring;
+use crate::execution::Service;
+use crate::replica::{Replica, ReplicaConfig, StatusReport};
+use crate::transport::{Machine, Transport, Wake};
+
+/// How a replica is to run.
+#[derive(Clone)]
+pub struct Host {
+    /// The replica's own configuration.
+    pub config: ReplicaConfig,
+    /// Which role runs where.
+    pub placement: Placement,
+    /// How its threads wait.
+    pub policy: WaitPolicy,
+    /// The clock; the transport's.
+    pub clock: Clock,
+    /// Stops it, perhaps with others.
+    pub stop: Stop,
+}
+
+/// What became of the transport.
+#[derive(Debug)]
+pub struct Opened {
+    /// The transport's name, for reports: `io_uring` or `sockets`.
+    pub transport: &'static str,
+    /// Why it is not io_uring, if that was tried (E002).
+    pub fallback: Option<Error>,
+    /// The address that others send to.
+    pub address: SocketAddr,
+    /// What the transport counts.
+    pub counters: Arc<Counters>,
+}
+
+/// A replica that runs.
+pub struct Running {
+    board: Arc<Board>,
+    stop: Stop,
+    loops: Arc<LoopCounters>,
+    threads: Vec<JoinHandle<Result<(), Error>>>,
+}
+
+/// Stops one replica when others stop too, but not the other way round.
+struct Chain(Stop);
+
+impl Wake for Chain {
+    fn wake(&self) {
+        self.0.stop();
+    }
+}
+
+/// Stops the other roles when one ends, however it ends.
+struct StopOnDrop(Stop);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Host {
+    /// Starts a replica over UDP; returns when its transport is open.
+    ///
+    /// # Errors
+    /// What the transport or a thread met at its start; an inconsistent configuration as `InvalidInput`.
+    pub fn start<S: Service>(
+        self,
+        keys: Keyring,
+        service: S,
+        bound: Bound,
+        backend: Backend,
+    ) -> Result<(Running, Opened), Error> {
+        let (tell, told) = mpsc::channel();
+        let (waker, address, counters) = (bound.waker(), bound.local_address(), bound.counters());
+        let open = move || {
+            let (udp, fallback) = Udp::open(bound, backend)?;
+            // Whoever waits for this is there until it comes.
+            let _ = tell.send((udp.name(), fallback));
+            Ok(udp)
+        };
+        let running = self.start_over(keys, service, waker, open)?;
+        match told.recv() {
+            Ok((transport, fallback)) => Ok((running, Opened { transport, fallback, address, counters })),
+            Err(mpsc::RecvError) => Err(running.end().err().unwrap_or_else(closed)),
+        }
+    }
+
+    /// Starts a replica over any transport, which `open` makes on its thread and `waker` wakes.
+    ///
+    /// # Errors
+    /// A thread that could not be started; an inconsistent configuration as `InvalidInput`. What `open` meets is
+    /// [`Running::join`]'s.
+    pub fn start_over<S: Service, T: Transport>(
+        self,
+        keys: Keyring,
+        service: S,
+        waker: Arc<dyn Wake>,
+        open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<Running, Error> {
+        let stop = Stop::new();
+        self.stop.wakes(Arc::new(Chain(stop.clone())));
+        match self.placement.clone() {
+            Placement::Fused { core } => self.fused(keys, service, core, stop, waker, open),
+            Placement::Split { network, execution, checkpoint } => {
+                split::start(self, keys, service, (network, execution, checkpoint), stop, waker, open)
+            }
+        }
+    }
+
+    fn fused<S: Service, T: Transport>(
+        self,
+        keys: Keyring,
+        service: S,
+        core: Option<usize>,
+        stop: Stop,
+        waker: Arc<dyn Wake>,
+        open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    ) -> Result<Running, Error> {
+        let mut replica = Replica::new(self.config, keys, service, self.clock.now()).map_err(inconsistent)?;
+        let board = Arc::new(Board::new(1, vec![waker.clone()]));
+        let loops = Arc::new(LoopCounters::default());
+        stop.wakes(waker);
+        let body = {
+            let (board, stop, loops) = (board.clone(), stop.clone(), loops.clone());
+            move || {
+                let _end = StopOnDrop(stop.clone());
+                core.map_or(Ok(()), cores::pin)?;
+                let mut transport = open()?;
+                let answering = Answering::new(board, 0);
+                drive_with(&mut replica, &mut transport, &self.policy, &loops, |replica, _| {
+                    answering.if_asked(|parts| parts.report = Some(replica.status()));
+                    if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+                });
+                answering.for_good(|parts| {
+                    parts.stopped = replica.stopped();
+                    parts.report = Some(replica.status());
+                });
+                Ok(())
+            }
+        };
+        let threads = vec![spawn("castra-replica", body)?];
+        Ok(Running { board, stop, loops, threads })
+    }
+}
+
+fn inconsistent(text: String) -> Error {
+    Error::Io { doing: "configuration", error: io::Error::new(io::ErrorKind::InvalidInput, text) }
+}
+
+fn closed() -> Error {
+    Error::Io { doing: "opening the transport", error: io::ErrorKind::BrokenPipe.into() }
+}
+
+fn spawn(
+    name: &str,
+    body: impl FnOnce() -> Result<(), Error> + Send + 'static,
+) -> Result<JoinHandle<Result<(), Error>>, Error> {
+    thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::io("starting a thread"))
+}
+
+impl Running {
+    /// What the replica says of itself now; what it said last, if it has ended. `None` if it does not answer within a
+    /// second.
+    pub fn status(&self) -> Option<StatusReport> {
+        self.board.ask()
+    }
+
+    /// What the loop over the transport counts.
+    pub fn loops(&self) -> LoopCounts {
+        self.loops.read()
+    }
+
+    /// Whether it has ended: it was stopped, or its service panicked, or it failed to start.
+    pub fn is_finished(&self) -> bool {
+        self.threads.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Stops it.
+    pub fn stop(&self) {
+        self.stop.stop();
+    }
+
+    /// Waits for its end. Some sentence if it ended because it could not go on: the service panicked.
+    ///
+    /// # Errors
+    /// What a thread met at its start.
+    ///
+    /// # Panics
+    /// As one of its threads did.
+    pub fn join(mut self) -> Result<Option<String>, Error> {
+        self.wait()?;
+        Ok(self.board.stopped())
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        self.stop.stop();
+        self.wait()
+    }
+
+    fn wait(&mut self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for thread in self.threads.drain(..) {
+            match thread.join() {
+                Ok(ended) => result = result.and(ended),
+                Err(panicked) => panic::resume_unwind(panicked),
+            }
+        }
+        result
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.stop();
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,642 @@
+//! The split layout: the roles on threads of their own, rings between them.
+//!
+//! ```text
+//!            Inbound            Command            Sealed, Pages
+//!  network ──────────► agreement ──────► execution ──────────► checkpoint
+//!     ▲ ▲ ▲     Said       │ ▲    Done      │ │     Returned      │ │ ▲
+//!     │ │ └────────────────┘ └──────────────┘ │ ◄─────────────────┘ │ │
+//!     │ └──────────────── Reply ──────────────┘                     │ │
+//!     │                       ▲ ──────── Verified checkpoint ───────┘ │
+//!     └── Claim ──────────────────────────────────────────────────────┘
+//! ```
+//! Why nothing can get stuck: a role whose outlet is clogged takes no new *work* (datagrams, inbound messages, commands),
+//! but always takes *results* of work done before (what agreement says, replies, Done, checkpoints, pages that come back),
+//! and the network role can always get rid of those. So results drain, so work drains.
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::board::{Answering, Board, Parts};
+use super::{Host, Running, StopOnDrop, inconsistent, spawn};
+use crate::auth::{Keyring, Verified};
+use crate::execution::{Command, Executor, Output, Reply, Service};
+use crate::limits::BATCH_REQUESTS_MAX;
+use crate::protocol::{Action, Agreement, Event, Mode, Notice, Peer as AgreementPeer};
+use crate::replica::{Checkpointer, Finding, Inbound, Network, PeerReport, StatusReport, Task, stopped_text};
+use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
+use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
+use crate::runtime::{Error, LoopCounters, Stop, cores, drive};
+use crate::state::{Page, RegionId};
+use crate::transport::{Datagram, Machine, Outgoing, Peer, Transport, Wake, Woken};
+use crate::types::{ClusterSize, Digest, ReplicaId, SeqNum, Time};
+use crate::wire::{Message, Pack, SignedCheckpoint};
+
+/// Authentic items on their way to agreement.
+const INBOUND: usize = 4_096;
+/// Messages on their way to the network role.
+const SAID: usize = 8_192;
+/// Replies on their way to the network role.
+const REPLIES: usize = 32_768;
+/// Results of execution on their way to agreement.
+const DONE: usize = 4_096;
+/// Work on its way to the checkpoint role; a ring each from the network and the execution role.
+const TASKS: usize = 1_024;
+/// Read-only packs and retransmissions on their way to execution, beside the batches of the log window.
+const QUERIES: usize = 1_024;
+
+const _: () = assert!(REPLIES >= 2 * BATCH_REQUESTS_MAX, "the replies of a batch fit, and those of the next");
+
+/// Items that a role takes in one turn: then others get theirs out.
+const TAKE_MAX: usize = 256;
+/// Commands in one turn: each may be a batch of thousands of requests.
+const COMMANDS_MAX: usize = 4;
+/// Pages hashed in one turn of the checkpoint role, which has a core to itself.
+const PAGES_MAX: usize = 256;
+/// How many of its own checkpoints, and notices, a replica remembers for `status`.
+const KEPT: usize = 16;
+
+/// What agreement tells the network role.
+enum Said {
+    To(ReplicaId, Message),
+    ToAll(Message),
+    /// The state has diverged: no replies from now on (P25).
+    Mute,
+}
+
+/// What execution tells agreement.
+enum Done {
+    Executed(SeqNum),
+    Unexecuted(Verified<Pack>),
+}
+
+/// What the checkpoint role gives back to execution.
+type Returned = Vec<(RegionId, Arc<Page>)>;
+
+/// Keeps datagrams in the sockets while the roles behind cannot take more.
+struct Gate<T> {
+    transport: T,
+    closed: Rc<Cell<bool>>,
+}
+
+impl<T: Transport> Transport for Gate<T> {
+    fn receive(&mut self, into: &mut Vec<Datagram>) {
+        if !self.closed.get() {
+            self.transport.receive(into);
+        }
+    }
+
+    fn send(&mut self, batch: &mut Vec<Outgoing>) {
+        self.transport.send(batch);
+    }
+
+    fn wait(&mut self, until: Time) -> Woken {
+        self.transport.wait(until)
+    }
+
+    fn now(&self) -> Time {
+        self.transport.now()
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.transport.waker()
+    }
+
+    fn mtu(&self, to: Peer) -> usize {
+        self.transport.mtu(to)
+    }
+}
+
+/// The network role, and agreement if the two share a core.
+struct Front {
+    network: Network,
+    agreement: Option<AgreementRole>,
+    to_agreement: Outlet<Inbound>,
+    to_checkpoint: Outlet<Task>,
+    said: Inlet<Said>,
+    replies: Inlet<Reply>,
+    inbound: Vec<Inbound>,
+    closed: Rc<Cell<bool>>,
+    muted: bool,
+    size: ClusterSize,
+    answering: Answering,
+}
+
+impl Front {
+    fn account(&self, parts: &mut Parts) {
+        parts.rejects = self.network.rejects();
+        parts.bad_macs = self.size.replicas().map(|id| self.network.bad_macs(id)).collect();
+    }
+
+    /// Its last account, and that of the agreement on this thread.
+    fn farewell(&self) {
+        self.answering.for_good(|parts| self.account(parts));
+        if let Some(agreement) = &self.agreement {
+            agreement.farewell();
+        }
+    }
+
+    /// Takes what the other roles want to be said.
+    fn listen(&mut self) {
+        for _ in 0..SAID {
+            match self.said.pop() {
+                Some(Said::To(to, message)) => self.network.send(to, message),
+                Some(Said::ToAll(message)) => self.network.broadcast(message),
+                Some(Said::Mute) => self.muted = true,
+                None => break,
+            }
+        }
+        for _ in 0..REPLIES {
+            match self.replies.pop() {
+                Some(reply) if !self.muted => self.network.reply(reply),
+                Some(_) => {}
+                None => break,
+            }
+        }
+    }
+}
+
+impl Machine for Front {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
+        for datagram in inbox.drain(..) {
+            self.network.receive(now, datagram, &mut self.inbound);
+        }
+        for item in self.inbound.drain(..) {
+            match item {
+                Inbound::Checkpoint(claim) => self.to_checkpoint.push(Task::Claim(claim)),
+                Inbound::Message(_)
+                | Inbound::PrePrepare(..)
+                | Inbound::Request { .. }
+                | Inbound::Body(_)
+                | Inbound::Query(_) => self.to_agreement.push(item),
+            }
+        }
+        self.to_agreement.flush();
+        self.to_checkpoint.flush();
+        self.closed.set(self.to_agreement.is_clogged() || self.to_checkpoint.is_clogged());
+        if let Some(agreement) = &mut self.agreement {
+            agreement.turn(now);
+        }
+        self.listen();
+        self.network.flush(now, outbox);
+        self.answering.if_asked(|parts| self.account(parts));
+    }
+
+    fn deadline(&self) -> Time {
+        if self.closed.get() || !self.said.is_empty() || !self.replies.is_empty() {
+            return Time(0);
+        }
+        let Some(agreement) = &self.agreement else { return self.network.deadline() };
+        if agreement.is_clogged() || !agreement.inbound.is_empty() {
+            return Time(0);
+        }
+        agreement.deadline().min(self.network.deadline())
+    }
+}
+
+/// Agreement.
+struct AgreementRole {
+    agreement: Agreement,
+    me: ReplicaId,
+    size: ClusterSize,
+    inbound: Inlet<Inbound>,
+    done: Inlet<Done>,
+    checkpoints: Inlet<Verified<SignedCheckpoint>>,
+    to_network: Outlet<Said>,
+    to_execution: Outlet<Command>,
+    muted: bool,
+    now: Time,
+    notices: VecDeque<Notice>,
+    answering: Answering,
+}
+
+impl AgreementRole {
+    fn is_clogged(&self) -> bool {
+        self.to_network.is_clogged() || self.to_execution.is_clogged()
+    }
+
+    fn account(&self, parts: &mut Parts) {
+        parts.report = Some(self.report());
+    }
+
+    fn farewell(&self) {
+        self.answering.for_good(|parts| self.account(parts));
+    }
+
+    fn route(&mut self, now: Time, item: Inbound) {
+        let event = match item {
+            Inbound::Message(message) => Event::Message(message),
+            Inbound::PrePrepare(message, authentic) => Event::PrePrepare(message, authentic),
+            Inbound::Request { pack, signed: false } => Event::Request { pack, signed: false },
+            Inbound::Request { pack, signed: true } => {
+                let view = self.agreement.view();
+                return self.to_execution.push(Command::Admit { pack, view });
+            }
+            Inbound::Query(pack) => Event::Query(pack),
+            Inbound::Body(pack) => Event::Body(pack),
+            Inbound::Checkpoint(_) => unreachable!("claims go to the checkpoint role"),
+        };
+        self.agreement.handle(now, event);
+    }
+
+    fn pump(&mut self, now: Time) {
+        while let Some(action) = self.agreement.poll_action() {
+            let view = self.agreement.view();
+            match action {
+                Action::Send(to, message) => self.to_network.push(Said::To(to, message)),
+                Action::Broadcast(message) => self.to_network.push(Said::ToAll(message)),
+                Action::Execute { n, view, batch, tentative } => {
+                    self.to_execution.push(Command::Execute { n, view, batch, tentative });
+                }
+                Action::Commit(n) => self.to_execution.push(Command::Commit(n)),
+                Action::Rollback(n) => self.to_execution.push(Command::Rollback(n)),
+                Action::Query { pack, after } => self.to_execution.push(Command::Query { pack, after, view }),
+                // Memory mode: nothing survives a crash, so there is nothing to wait for.
+                Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
+                Action::Stable { .. } => {}
+                Action::Notice(notice) => {
+                    if self.notices.len() == KEPT {
+                        self.notices.pop_front();
+                    }
+                    self.notices.push_back(notice);
+                }
+            }
+        }
+        if self.agreement.mode() == Mode::Diverged && !std::mem::replace(&mut self.muted, true) {
+            self.to_network.push(Said::Mute);
+        }
+    }
+
+    fn report(&self) -> StatusReport {
+        let agreement = &self.agreement;
+        let peer = |(id, peer): (ReplicaId, &AgreementPeer)| PeerReport {
+            id,
+            heard: (peer.heard_at > Time(0)).then(|| self.now.since(peer.heard_at)),
+            executed: peer.executed,
+            stable: peer.stable,
+            forgetful: peer.forgetful,
+            bad_macs: 0,
+        };
+        StatusReport {
+            id: self.me,
+            view: agreement.view(),
+            primary: self.size.primary(agreement.view()),
+            mode: agreement.mode(),
+            stopped: None,
+            executed: agreement.last_executed(),
+            prepared: agreement.last_prepared(),
+            stable: agreement.last_stable(),
+            checkpoints: Vec::new(),
+            waiting: agreement.waiting(),
+            waiting_for: agreement.waiting_for(),
+            peers: agreement.peers().map(peer).collect(),
+            rejects: Vec::new(),
+            counters: agreement.counters(),
+            service_pages: 0,
+            library_pages: 0,
+            notices: self.notices.iter().map(|notice| format!("{notice:?}")).collect(),
+        }
+    }
+}
+
+impl Role for AgreementRole {
+    fn turn(&mut self, now: Time) -> Turn {
+        let mut turn = Turn::Idle;
+        while let Some(done) = self.done.pop() {
+            let event = match done {
+                Done::Executed(n) => Event::Executed(n),
+                Done::Unexecuted(pack) => Event::Request { pack, signed: true },
+            };
+            self.agreement.handle(now, event);
+            self.pump(now);
+            turn = Turn::Busy;
+        }
+        while let Some(checkpoint) = self.checkpoints.pop() {
+            self.agreement.handle(now, Event::Checkpoint(checkpoint));
+            self.pump(now);
+            turn = Turn::Busy;
+        }
+        if self.agreement.poll_timeout() <= now {
+            self.agreement.handle_timeout(now);
+            self.pump(now);
+            turn = Turn::Busy;
+        }
+        for _ in 0..TAKE_MAX {
+            if self.is_clogged() {
+                break;
+            }
+            let Some(item) = self.inbound.pop() else { break };
+            self.route(now, item);
+            self.pump(now);
+            turn = Turn::Busy;
+        }
+        self.to_network.flush();
+        self.to_execution.flush();
+        self.now = now;
+        self.answering.if_asked(|parts| self.account(parts));
+        if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
+    }
+
+    fn deadline(&self) -> Time {
+        self.agreement.poll_timeout()
+    }
+}
+
+/// Execution.
+struct ExecutionRole<S: Service> {
+    executor: Executor<S>,
+    commands: Inlet<Command>,
+    returned: Inlet<Returned>,
+    to_network: Outlet<Reply>,
+    to_agreement: Outlet<Done>,
+    to_checkpoint: Outlet<Task>,
+    outputs: Vec<Output>,
+    ship_max: usize,
+    lent_max: usize,
+    /// Checkpoints sealed here, and digested by the checkpoint role.
+    sealed: u64,
+    digested: Arc<AtomicU64>,
+    stop: Stop,
+    answering: Answering,
+}
+
+impl<S: Service> ExecutionRole<S> {
+    fn account(&self, parts: &mut Parts) {
+        let state = self.executor.state();
+        parts.pages = Some((state.service.pages(), state.library.pages()));
+    }
+
+    /// Whether the next batch must wait until sealed pages come back.
+    fn is_short_of_pages(&self) -> bool {
+        self.executor.state().lent() > self.lent_max && self.digested.load(Ordering::Acquire) < self.sealed
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.to_network.is_clogged() || self.to_agreement.is_clogged() || self.to_checkpoint.is_clogged()
+    }
+
+    fn emit(&mut self) {
+        for output in self.outputs.drain(..) {
+            match output {
+                Output::Reply(reply) => self.to_network.push(reply),
+                Output::Executed(n) => self.to_agreement.push(Done::Executed(n)),
+                Output::Unexecuted(pack) => self.to_agreement.push(Done::Unexecuted(pack)),
+                Output::Sealed(sealed) => {
+                    self.sealed += 1;
+                    self.to_checkpoint.push(Task::Sealed(sealed));
+                }
+                Output::Stopped { position, message } => {
+                    let text = stopped_text(position, &message);
+                    self.answering.for_good(|parts| parts.stopped = Some(text));
+                    self.stop.stop();
+                }
+            }
+        }
+        // Replies leave before anything else is done.
+        self.to_network.flush();
+        self.to_agreement.flush();
+    }
+}
+
+impl<S: Service> Role for ExecutionRole<S> {
+    fn turn(&mut self, now: Time) -> Turn {
+        let mut turn = Turn::Idle;
+        while let Some(pages) = self.returned.pop() {
+            self.executor.state_mut().give_back(pages);
+            turn = Turn::Busy;
+        }
+        for _ in 0..COMMANDS_MAX {
+            if self.is_clogged() || self.is_short_of_pages() {
+                break;
+            }
+            let Some(command) = self.commands.pop() else { break };
+            self.executor.handle(now, command, &mut self.outputs);
+            self.emit();
+            turn = Turn::Busy;
+        }
+        if !self.to_checkpoint.is_clogged()
+            && let Some(shipment) = self.executor.state_mut().ship(self.ship_max)
+        {
+            self.to_checkpoint.push(Task::Pages(shipment));
+            turn = Turn::Busy;
+        }
+        if self.executor.deadline() <= now {
+            self.executor.expire(now);
+        }
+        self.to_network.flush();
+        self.to_agreement.flush();
+        self.to_checkpoint.flush();
+        self.answering.if_asked(|parts| self.account(parts));
+        if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
+    }
+
+    fn deadline(&self) -> Time {
+        self.executor.deadline()
+    }
+}
+
+/// The checkpoint role.
+struct CheckpointRole {
+    checkpointer: Checkpointer,
+    sealed: Inlet<Task>,
+    claims: Inlet<Task>,
+    to_agreement: Outlet<Verified<SignedCheckpoint>>,
+    to_execution: Outlet<Returned>,
+    found: Vec<Finding>,
+    roots: VecDeque<(SeqNum, Digest)>,
+    digested: Arc<AtomicU64>,
+    answering: Answering,
+}
+
+impl CheckpointRole {
+    fn account(&self, parts: &mut Parts) {
+        parts.roots.clone_from(&self.roots);
+        parts.bad_signatures = Some(self.checkpointer.bad_signatures());
+    }
+
+    fn is_clogged(&self) -> bool {
+        self.to_agreement.is_clogged() || self.to_execution.is_clogged()
+    }
+}
+
+impl Role for CheckpointRole {
+    fn turn(&mut self, _: Time) -> Turn {
+        let mut turn = Turn::Idle;
+        for inlet in [&mut self.sealed, &mut self.claims] {
+            while let Some(task) = inlet.pop() {
+                self.checkpointer.handle(task);
+                turn = Turn::Busy;
+            }
+        }
+        if !self.is_clogged() && !self.checkpointer.is_idle() {
+            self.checkpointer.step(PAGES_MAX, &mut self.found);
+            turn = Turn::Busy;
+        }
+        for finding in self.found.drain(..) {
+            match finding {
+                Finding::Checkpoint(checkpoint) => self.to_agreement.push(checkpoint),
+                Finding::Root(n, root) => {
+                    if self.roots.len() == KEPT {
+                        self.roots.pop_front();
+                    }
+                    self.roots.push_back((n, root));
+                    self.digested.fetch_add(1, Ordering::Release);
+                    // It may wait for this, whether pages come with it or not.
+                    self.to_execution.push(Vec::new());
+                }
+                Finding::Done(pages) => self.to_execution.push(pages),
+            }
+        }
+        self.to_agreement.flush();
+        self.to_execution.flush();
+        self.answering.if_asked(|parts| self.account(parts));
+        if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
+    }
+}
+
+/// Starts the roles. Network cores: the first for the transport and the network role, the second, if there is one, for
+/// agreement.
+pub(super) fn start<S: Service, T: Transport>(
+    host: Host,
+    keys: Keyring,
+    service: S,
+    (network_cores, execution_core, checkpoint_core): (Vec<usize>, usize, usize),
+    stop: Stop,
+    waker: Arc<dyn Wake>,
+    open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<Running, Error> {
+    let Host { config, policy, clock, .. } = host;
+    let (me, size) = (config.protocol.me, config.protocol.size);
+    let window = usize::try_from(config.protocol.log_window).unwrap_or(usize::MAX).min(1 << 20);
+    let mut protocol = config.protocol;
+    protocol.check = S::check;
+    let agreement = Agreement::new(protocol, clock.now()).map_err(inconsistent)?;
+    let checkpointer = Checkpointer::new(keys.signer());
+    let network = Network::new(config.network, keys, size).map_err(inconsistent)?;
+    let executor = Executor::new(service, config.execution).map_err(inconsistent)?;
+
+    let shared = network_cores.len() < 2;
+    let (agreement_own, agreement_parker) = Bell::new();
+    let agreement_bell: Arc<dyn Wake> = if shared { waker.clone() } else { agreement_own };
+    let (execution_bell, execution_parker) = Bell::new();
+    let checkpoint_bell = Arc::new(BackgroundBell::default());
+    let bells: Vec<Arc<dyn Wake>> =
+        vec![waker.clone(), agreement_bell.clone(), execution_bell.clone(), checkpoint_bell.clone()];
+    bells.iter().for_each(|bell| stop.wakes(bell.clone()));
+    let board = Arc::new(Board::new(4, bells));
+    let answering = |role| Answering::new(board.clone(), role);
+
+    // Two roles on one thread need not ring for each other.
+    let within = |bell: &Arc<dyn Wake>| -> Arc<dyn Wake> { if shared { Arc::new(NoBell) } else { bell.clone() } };
+    let (to_agreement, inbound) = ring(INBOUND, within(&agreement_bell));
+    let (to_network, said) = ring(SAID, within(&waker));
+    // A batch is executed and committed; the log holds no more than a window of them.
+    let (to_execution, commands) = ring(2 * window + QUERIES, execution_bell.clone());
+    let (execution_to_agreement, done) = ring(DONE, agreement_bell.clone());
+    let (execution_to_network, replies) = ring(REPLIES, waker);
+    let (execution_to_checkpoint, sealed) = ring(TASKS, checkpoint_bell.clone());
+    let (network_to_checkpoint, claims) = ring(TASKS, checkpoint_bell.clone());
+    let (checkpoint_to_agreement, checkpoints) = ring(TASKS, agreement_bell);
+    let (checkpoint_to_execution, returned) = ring(TASKS, execution_bell);
+    let digested = Arc::new(AtomicU64::new(0));
+
+    let agreement = AgreementRole {
+        agreement,
+        me,
+        size,
+        inbound,
+        done,
+        checkpoints,
+        to_network,
+        to_execution,
+        muted: false,
+        now: clock.now(),
+        notices: VecDeque::new(),
+        answering: answering(1),
+    };
+    let mut execution = ExecutionRole {
+        executor,
+        commands,
+        returned,
+        to_network: execution_to_network,
+        to_agreement: execution_to_agreement,
+        to_checkpoint: execution_to_checkpoint,
+        outputs: Vec::new(),
+        ship_max: config.digest_slice,
+        lent_max: config.lent_pages_max,
+        sealed: 0,
+        digested: digested.clone(),
+        stop: stop.clone(),
+        answering: answering(2),
+    };
+    let mut checkpoint = CheckpointRole {
+        checkpointer,
+        sealed,
+        claims,
+        to_agreement: checkpoint_to_agreement,
+        to_execution: checkpoint_to_execution,
+        found: Vec::new(),
+        roots: VecDeque::new(),
+        digested,
+        answering: answering(3),
+    };
+    let network_answering = answering(0);
+
+    let loops = Arc::new(LoopCounters::default());
+    let mut running = Running { board, stop: stop.clone(), loops: loops.clone(), threads: Vec::new() };
+    running.threads.push(spawn("castra-checkpoint", {
+        let stop = stop.clone();
+        move || {
+            let _end = StopOnDrop(stop.clone());
+            run_in_background(&mut checkpoint, &checkpoint_bell, Some(checkpoint_core), clock, &stop)?;
+            checkpoint.answering.for_good(|parts| checkpoint.account(parts));
+            Ok(())
+        }
+    })?);
+    running.threads.push(spawn("castra-execution", {
+        let stop = stop.clone();
+        move || {
+            let _end = StopOnDrop(stop.clone());
+            cores::pin(execution_core)?;
+            run(&mut execution, &execution_parker, clock, &policy, &stop);
+            execution.answering.for_good(|parts| execution.account(parts));
+            Ok(())
+        }
+    })?);
+    let (inline, own) = if shared { (Some(agreement), None) } else { (None, Some(agreement)) };
+    if let (Some(mut role), Some(&core)) = (own, network_cores.get(1)) {
+        let stop = stop.clone();
+        running.threads.push(spawn("castra-agreement", move || {
+            let _end = StopOnDrop(stop.clone());
+            cores::pin(core)?;
+            run(&mut role, &agreement_parker, clock, &policy, &stop);
+            role.farewell();
+            Ok(())
+        })?);
+    }
+    running.threads.push(spawn("castra-network", move || {
+        let _end = StopOnDrop(stop.clone());
+        network_cores.first().map_or(Ok(()), |&core| cores::pin(core))?;
+        let closed = Rc::new(Cell::new(false));
+        let mut gate = Gate { transport: open()?, closed: closed.clone() };
+        let mut front = Front {
+            network,
+            agreement: inline,
+            to_agreement,
+            to_checkpoint: network_to_checkpoint,
+            said,
+            replies,
+            inbound: Vec::new(),
+            closed,
+            muted: false,
+            size,
+            answering: network_answering,
+        };
+        drive(&mut front, &mut gate, &stop, &policy, &loops);
+        front.farewell();
+        Ok(())
+    })?);
+    Ok(running)
+}

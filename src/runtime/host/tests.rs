@@ -1,0 +1,296 @@
+//! Whole clusters on threads: fused, split, mixed; over io_uring, sockets and memory.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Rights};
+use crate::client::{Endpoint, EndpointConfig, Session};
+use crate::execution::{Context, ReplyBuffer};
+use crate::protocol;
+use crate::runtime::bind::UdpConfig;
+use crate::runtime::memory;
+use crate::runtime::tests::PATIENCE;
+use crate::state::{PageId, Region};
+use crate::types::{ClusterSize, Digest, EndpointId, ReplicaId};
+
+/// Adds what it is told to, panics if told so, and scatters its writes over pages.
+struct Adder;
+
+const PAGES: u32 = 64;
+/// Page 0 is the typed helpers' directory.
+const TOTAL: PageId = PageId(1);
+
+impl Service for Adder {
+    fn genesis(&self, state: &mut Region) {
+        assert_eq!(state.grow(PAGES), Ok(TOTAL));
+    }
+
+    fn execute(&self, _: &mut Context<'_>, op: &[u8], state: &mut Region, reply: &mut ReplyBuffer) {
+        let number = u64::from_le_bytes(op.try_into().expect("told to panic"));
+        let sum = Self::sum(state) + number;
+        state.write(TOTAL, 0..8).copy_from_slice(&sum.to_le_bytes());
+        state.write(PageId(TOTAL.0 + sum as u32 % PAGES), 8..16).copy_from_slice(&sum.to_le_bytes());
+        reply.push(&sum.to_le_bytes());
+    }
+}
+
+impl Adder {
+    fn sum(state: &Region) -> u64 {
+        u64::from_le_bytes(*state.read(TOTAL).first_chunk().expect("a page"))
+    }
+}
+
+struct Keys {
+    identities: Vec<Identity>,
+    client: Identity,
+    shared: Arc<ClusterKeys>,
+}
+
+fn keys() -> Keys {
+    let identities: Vec<Identity> = (0..4).map(|i| Identity::from_seed([i; 32])).collect();
+    let client = Identity::from_seed([99; 32]);
+    let rights = Rights { read: true, write: true, administer: false };
+    let shared = Arc::new(ClusterKeys {
+        cluster: Digest([5; 32]),
+        instance: 1,
+        replicas: identities.iter().map(Identity::public).collect(),
+        clients: Clients::listed([(client.public(), rights)]),
+    });
+    Keys { identities, client, shared }
+}
+
+fn host(i: u8, placement: Placement, clock: Clock) -> Host {
+    let mut config = ReplicaConfig::new(protocol::Config::new(ClusterSize::of(4).unwrap(), ReplicaId(i)));
+    config.protocol.checkpoint_interval = 8;
+    config.protocol.log_window = 64;
+    config.execution.checkpoint_interval = 8;
+    // So few that execution waits for pages to come back.
+    config.lent_pages_max = 8;
+    Host { config, placement, policy: WaitPolicy::default(), clock, stop: Stop::new() }
+}
+
+impl Keys {
+    fn replica(&self, i: u8) -> Keyring {
+        let me = ReplicaId(i);
+        Keyring::replica(me, &self.identities[usize::from(i)], self.shared.clone(), AuthMode::Mac).unwrap()
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        let keyring = Keyring::client(&self.client, EndpointId(7), self.shared.clone(), AuthMode::Mac).unwrap();
+        Endpoint::new(EndpointConfig::default(), keyring, 1)
+    }
+}
+
+fn udp_cluster(placements: [Placement; 4], backend: Backend) -> (Vec<Running>, Vec<SocketAddr>) {
+    let keys = keys();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let bind = |i| Bound::bind(UdpConfig::replica(ReplicaId(i), vec![any; 4])).unwrap();
+    let mut bound: Vec<Bound> = (0..4).map(bind).collect();
+    let addresses: Vec<SocketAddr> = bound.iter().map(Bound::local_address).collect();
+    bound.iter_mut().for_each(|b| b.meet(addresses.clone()));
+    let start = |((i, bound), placement): ((u8, Bound), Placement)| {
+        let host = host(i, placement, bound.config().clock);
+        let (running, opened) = host.start(keys.replica(i), Adder, bound, backend).unwrap();
+        assert!(opened.fallback.is_none());
+        running
+    };
+    ((0..).zip(bound).zip(placements).map(start).collect(), addresses)
+}
+
+/// Has `total` additions done, `window` at a time, and checks that each was done once, in order.
+fn add(
+    endpoint: &mut Endpoint,
+    session: Session,
+    transport: &mut impl Transport,
+    from: u64,
+    total: u64,
+    window: usize,
+) {
+    let (mut submitted, mut answered, mut expected) = (0, 0, VecDeque::new());
+    let mut sum = from;
+    let start = Instant::now();
+    drive_with(endpoint, transport, &WaitPolicy::default(), &LoopCounters::default(), |endpoint, _| {
+        while let Some(completion) = endpoint.poll_completion() {
+            let (request, sum): (_, u64) = expected.pop_front().expect("an answer to a question");
+            assert_eq!(completion.request, request, "one session is answered in order");
+            assert_eq!(completion.result.expect("a certified result")[..], sum.to_le_bytes());
+            answered += 1;
+        }
+        while submitted < total && expected.len() < window {
+            submitted += 1;
+            sum += submitted;
+            let request = endpoint.submit(session, Bytes::copy_from_slice(&submitted.to_le_bytes())).unwrap();
+            expected.push_back((request, sum));
+        }
+        assert!(start.elapsed() < PATIENCE, "{answered} of {total}");
+        if answered == total { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+}
+
+/// All four agree on roots, and answer.
+fn agree(cluster: &[Running]) {
+    let start = Instant::now();
+    loop {
+        let reports: Vec<StatusReport> = cluster.iter().map(|r| r.status().expect("an answer")).collect();
+        let last = reports.iter().map(|report| report.checkpoints.last().copied());
+        let equal = last.clone().all(|root| root.is_some() && root == reports[0].checkpoints.last().copied());
+        let digested = reports.iter().all(|r| r.checkpoints.last().is_some_and(|(n, _)| n.0 + 8 > r.executed.0));
+        if equal && digested && reports.iter().all(|r| r.stable == r.checkpoints.last().unwrap().0) {
+            for report in &reports {
+                assert!(report.service_pages == 1 + PAGES && report.library_pages > 0 && report.stopped.is_none());
+                assert!(report.peers.iter().all(|peer| peer.heard.is_some()));
+            }
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{reports:#?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn fused() -> Placement {
+    Placement::Fused { core: None }
+}
+
+/// On as many of the cores as there are: they may be fewer than roles.
+fn split(network: usize) -> Placement {
+    let allowed = cores::allowed();
+    let core = |i: usize| allowed[i % allowed.len()];
+    Placement::Split { network: (0..network).map(core).collect(), execution: core(1), checkpoint: core(0) }
+}
+
+fn run_udp(placements: [Placement; 4], backend: Backend) {
+    let (cluster, addresses) = udp_cluster(placements, backend);
+    let (mut client, _) = Udp::open(Bound::bind(UdpConfig::client(addresses)).unwrap(), backend).unwrap();
+    let mut endpoint = keys().endpoint();
+    let session = endpoint.open_session(64).unwrap();
+    add(&mut endpoint, session, &mut client, 0, 20, 1);
+    add(&mut endpoint, session, &mut client, 210, 2_000, 64);
+    agree(&cluster);
+    for running in &cluster {
+        assert!(!running.is_finished() && running.loops().turns > 0);
+        running.stop();
+    }
+    for running in cluster {
+        assert_eq!(running.join().unwrap(), None);
+    }
+}
+
+#[test]
+fn fused_replicas_serve_over_uring() {
+    run_udp([fused(), fused(), fused(), fused()], Backend::Uring);
+}
+
+#[test]
+fn fused_replicas_serve_over_sockets() {
+    run_udp([fused(), fused(), fused(), fused()], Backend::Sockets);
+}
+
+#[test]
+fn split_and_fused_replicas_agree() {
+    run_udp([split(1), split(2), fused(), split(2)], Backend::Uring);
+}
+
+/// An embedded cluster; `start` has its replicas.
+fn memory_cluster(placement: impl Fn(u8) -> Placement) -> (memory::Network, Vec<Running>) {
+    let (network, keys) = (memory::Network::new(), keys());
+    let start = |i| {
+        let transport = network.replica(ReplicaId(i));
+        let waker = transport.waker();
+        host(i, placement(i), network.clock()).start_over(keys.replica(i), Adder, waker, || Ok(transport)).unwrap()
+    };
+    let cluster = (0..4).map(start).collect();
+    (network, cluster)
+}
+
+#[test]
+fn an_embedded_cluster_serves_split_and_stays_quiet_when_idle() {
+    let (network, cluster) = memory_cluster(|_| split(2));
+    let mut client = network.client();
+    let mut endpoint = keys().endpoint();
+    let session = endpoint.open_session(64).unwrap();
+    add(&mut endpoint, session, &mut client, 0, 500, 16);
+    agree(&cluster);
+    let before = cluster[1].loops();
+    thread::sleep(Duration::from_millis(500));
+    let after = cluster[1].loops();
+    // Heartbeats of three peers, five times a second each, and its own.
+    assert!(after.parks - before.parks < 200, "{before:?} {after:?}");
+    let report = cluster[1].status();
+    cluster.iter().for_each(Running::stop);
+    assert!(report.is_some());
+    for running in &cluster {
+        let start = Instant::now();
+        while !running.threads.iter().all(JoinHandle::is_finished) {
+            assert!(start.elapsed() < PATIENCE, "a role does not stop");
+            thread::yield_now();
+        }
+        assert_eq!(
+            running.status().unwrap().checkpoints,
+            report.as_ref().unwrap().checkpoints,
+            "it answers after its end"
+        );
+    }
+}
+
+fn a_panic_stops(placement: Placement) {
+    let (network, cluster) = memory_cluster(|_| placement.clone());
+    let mut client = network.client();
+    let mut endpoint = keys().endpoint();
+    let session = endpoint.open_session(4).unwrap();
+    endpoint.submit(session, Bytes::from_static(b"boom")).unwrap();
+    let start = Instant::now();
+    drive_with(&mut endpoint, &mut client, &WaitPolicy::default(), &LoopCounters::default(), |_, _| {
+        assert!(start.elapsed() < PATIENCE);
+        match cluster.iter().all(Running::is_finished) {
+            true => ControlFlow::Break(()),
+            false => ControlFlow::Continue(()),
+        }
+    });
+    for running in cluster {
+        let report = running.status().expect("a last report");
+        assert!(report.stopped.is_some());
+        let reason = running.join().unwrap().expect("a reason");
+        assert!(reason.contains("told to panic"), "{reason}");
+    }
+}
+
+#[test]
+fn a_service_that_panics_stops_a_fused_replica() {
+    a_panic_stops(fused());
+}
+
+#[test]
+fn a_service_that_panics_stops_a_split_replica() {
+    a_panic_stops(split(2));
+}
+
+#[test]
+fn a_transport_that_does_not_open_is_reported() {
+    for placement in [fused(), split(1)] {
+        let network = memory::Network::new();
+        let waker = network.replica(ReplicaId(0)).waker();
+        let running = host(0, placement, network.clock())
+            .start_over(keys().replica(0), Adder, waker, || Err::<memory::Memory, _>(closed()))
+            .unwrap();
+        assert!(matches!(running.join(), Err(Error::Io { .. })));
+    }
+}
+
+#[test]
+fn a_common_stop_reaches_every_replica_and_one_replicas_end_only_itself() {
+    let (network, keys, stop) = (memory::Network::new(), keys(), Stop::new());
+    let start = |i| {
+        let transport = network.replica(ReplicaId(i));
+        let host = Host { stop: stop.clone(), ..host(i, fused(), network.clock()) };
+        host.start_over(keys.replica(i), Adder, transport.waker(), || Ok(transport)).unwrap()
+    };
+    let (a, b) = (start(0), start(1));
+    a.stop();
+    a.join().unwrap();
+    assert!(b.status().is_some() && !b.is_finished());
+    stop.stop();
+    b.join().unwrap();
+}
