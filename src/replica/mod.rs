@@ -15,6 +15,7 @@ mod status;
 mod tests;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 pub use checkpoint::{Checkpointer, Finding, Task};
 pub use network::{Inbound, Network, NetworkConfig};
@@ -25,6 +26,7 @@ use crate::execution::{self, Command, Executor, Output, Service};
 use crate::protocol::{self, Action, Agreement, Event, Notice};
 use crate::transport::{Datagram, Machine, Outgoing};
 use crate::types::{Digest, Position, SeqNum, Time};
+use crate::wire::Batch;
 
 /// What a replica is told at its start.
 #[derive(Clone, Debug)]
@@ -77,9 +79,9 @@ pub struct Replica<S: Service> {
     stopped: Option<String>,
     roots: VecDeque<(SeqNum, Digest)>,
     notices: VecDeque<Notice>,
-    committed: Vec<(SeqNum, Digest)>,
-    /// The digest of the batch that is executed tentatively.
-    tentative: Option<Digest>,
+    committed: Vec<(SeqNum, Arc<Batch>)>,
+    /// The batch that is executed tentatively.
+    tentative: Option<Arc<Batch>>,
     // Kept for their capacity.
     inbound: Vec<Inbound>,
     outputs: Vec<Output>,
@@ -112,8 +114,8 @@ impl<S: Service> Replica<S> {
         })
     }
 
-    /// Batches committed since the last call, in order: (n, d). Empty unless `trace` is on.
-    pub fn drain_committed(&mut self) -> Vec<(SeqNum, Digest)> {
+    /// Batches committed since the last call, in order. Empty unless `trace` is on.
+    pub fn drain_committed(&mut self) -> Vec<(SeqNum, Arc<Batch>)> {
         std::mem::take(&mut self.committed)
     }
 
@@ -202,17 +204,16 @@ impl<S: Service> Replica<S> {
             Action::Send(to, message) => self.network.send(to, message),
             Action::Broadcast(message) => self.network.broadcast(message),
             Action::Execute { n, view, batch, tentative } => {
-                let digest = batch.digest();
                 if tentative {
-                    self.tentative = Some(digest);
+                    self.tentative = Some(batch.clone());
                 } else {
-                    self.trace(n, digest);
+                    self.trace(n, batch.clone());
                 }
                 self.executor.handle(now, Command::Execute { n, view, batch, tentative }, &mut self.outputs);
             }
             Action::Commit(n) => {
-                let digest = self.tentative.take().expect("what commits was tentative");
-                self.trace(n, digest);
+                let batch = self.tentative.take().expect("what commits was tentative");
+                self.trace(n, batch);
                 self.executor.handle(now, Command::Commit(n), &mut self.outputs);
             }
             Action::Rollback(n) => {
@@ -234,9 +235,9 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn trace(&mut self, n: SeqNum, digest: Digest) {
+    fn trace(&mut self, n: SeqNum, batch: Arc<Batch>) {
         if self.config.trace {
-            self.committed.push((n, digest));
+            self.committed.push((n, batch));
         }
     }
 

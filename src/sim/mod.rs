@@ -8,25 +8,34 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+mod config;
 #[cfg(test)]
 mod core_tests;
 mod describe;
+mod failure;
 mod history;
+mod keys;
 pub mod linearizability;
 mod model;
 mod network;
+mod party;
 mod rng;
+mod simulation;
 mod tally;
 mod trace;
 mod watch;
 mod workload;
 mod world;
 
+pub use config::{Config, Fault};
 pub use describe::describe;
+pub use failure::{Failure, Report, Wrong};
 pub use history::{Begun, History};
+pub use keys::Keys;
 pub use model::ServiceModel;
 pub use network::{Link, Network, NetworkCounters};
 pub use rng::Rng;
+pub use simulation::Simulation;
 pub use tally::{Tally, TallyModel};
 pub use trace::{Trace, TraceEvent};
 pub use watch::Difference;
