@@ -48,7 +48,7 @@ pub(super) struct Stage {
     reassembly: Vec<Reassembler>,
     inbox: Vec<Datagram>,
     messages: u64,
-    /// Datagrams that left in the last turn, and whether fragments of them are lost.
+    /// Datagrams that left in the last turn, and which of them are lost.
     pub(super) sent: Vec<Outgoing>,
     pub(super) lose: Box<dyn FnMut(&Outgoing) -> bool>,
 }
@@ -150,8 +150,7 @@ impl Stage {
         assert!(buffer.push_replies(View(view), entries));
         let frames = buffer.take();
         let keyring = &self.replicas[usize::from(from)];
-        let head = keyring.seal(self.me, &[(&frames, 0..frames.len())]).or_else(|| None);
-        let head = head.expect("the replica has heard the client");
+        let head = keyring.seal(self.me, &[(&frames, 0..frames.len())]).expect("the replica has heard the client");
         let body = frames.slice(0..frames.len());
         let peer = Peer::Replica(ReplicaId(from));
         if head.as_slice().len() + body.len() <= 1_452 {

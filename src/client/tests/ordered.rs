@@ -265,7 +265,7 @@ fn p07_a_lying_replier_is_asked_around() {
 fn p07_one_whole_result_and_digests_are_enough_however_large() {
     let mut stage = Stage::new(config());
     let session = stage.open(1);
-    let truth: Vec<u8> = (0..limits::OPERATION_MAX).map(|i| (i * 7 >> 3) as u8).collect();
+    let truth: Vec<u8> = (0..limits::OPERATION_MAX).map(|i| ((i * 7) >> 3) as u8).collect();
     stage.endpoint.submit(session, Bytes::new()).unwrap();
     stage.turn();
     stage.say(3, 0, &[full(1, TENTATIVE, &truth)]);

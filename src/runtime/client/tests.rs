@@ -83,11 +83,10 @@ fn serve(seats: &mut [(Memory, Keyring)], log: &mut Log) {
     let mut asked = Vec::new();
     for (transport, keyring) in seats.iter_mut() {
         transport.receive(&mut asked);
-        for datagram in asked.drain(..).collect::<Vec<_>>() {
-            let Ok(Opened::Pack { pack, .. }) = keyring.open(&datagram.bytes) else { continue };
-            asked.push(datagram);
-            let _ = keyring.verify_pack(pack).unwrap();
-        }
+        asked.retain(|datagram| match keyring.open(&datagram.bytes) {
+            Ok(Opened::Pack { pack, .. }) => keyring.verify_pack(pack).is_ok(),
+            _ => false,
+        });
         if !asked.is_empty() {
             break;
         }
