@@ -35,8 +35,7 @@ impl Service for Forgets {
 
 #[test]
 fn hidden_state_is_named_by_the_first_operation_that_shows_it() {
-    let service =
-        || Forgets { instance: INSTANCES.fetch_add(1, Ordering::Relaxed), executed: AtomicU64::new(0) };
+    let service = || Forgets { instance: INSTANCES.fetch_add(1, Ordering::Relaxed), executed: AtomicU64::new(0) };
     let config = Config { watch: true, clients: 1, window: 1, ..Config::calm() };
     let failure = Simulation::new(1, config, service, tokens).run().unwrap_err();
     let Wrong::Difference(difference) = &failure.wrong else { panic!("{failure}") };

@@ -48,7 +48,10 @@ fn swarm() {
 }
 
 /// Swarm seeds that once failed, and why.
-const KEPT_SWARM: &[u64] = &[];
+const KEPT_SWARM: &[u64] = &[
+    // A batch named a pack whose requests had all executed in another: who did not hold it could not take it any more.
+    17,
+];
 
 #[test]
 fn a_silent_backup() {

@@ -25,9 +25,16 @@ pub enum Event {
         /// Proved by signature: worth a relay and, later, a view timer (P2, P26).
         signed: bool,
     },
-    /// The body of a pack that a pre-prepare named by digest, from a replica; its own proof is not good for this
-    /// replica (if it is, it comes as [`Event::Request`]). It counts only where others vouch for it (P12).
-    Body(Pack),
+    /// A pack that may be the body of one that a pre-prepare named by digest: handed on by a replica, or sent again by
+    /// its client. One whose own proof is not good for this replica counts only where others vouch for it (P12). A
+    /// signed one comes here first, and only then to the execution role: what a batch names must be held even if
+    /// nothing in it would execute any more (P4).
+    Body {
+        /// The pack.
+        pack: Pack,
+        /// Its own proof is good for this replica.
+        authentic: bool,
+    },
     /// A pack of read-only requests, authentic for this replica.
     Query(Verified<Pack>),
     /// Batch `n` was executed, tentatively or not, by the execution role.

@@ -259,7 +259,7 @@ impl Agreement {
             Event::Executed(n) => self.on_executed(n),
             Event::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint.into_inner()),
             Event::Request { pack, signed } => self.on_request(pack.into_inner(), signed),
-            Event::Body(pack) => self.on_body(pack),
+            Event::Body { pack, authentic } => self.on_body(pack, authentic),
             Event::Query(pack) => self.on_query(pack.into_inner()),
             Event::PrePrepare(message, authentic) => {
                 let Some(from) = self.hear(&message) else { return };

@@ -37,18 +37,20 @@ impl Agreement {
         }
     }
 
-    /// A body that we or nobody asked for, without a proof that is good for us.
-    pub(super) fn on_body(&mut self, pack: Pack) {
-        if self.lacks_body(&pack.digest()) {
-            self.bodies.insert(pack, false, self.config.client_bytes_max);
+    /// A body that a candidate waits for, or that nobody asked for.
+    pub(super) fn on_body(&mut self, pack: Pack, authentic: bool) {
+        if self.wants_body(&pack.digest(), authentic) {
+            self.bodies.insert(pack, authentic, self.config.client_bytes_max);
             self.retry_candidates();
         } else {
-            self.counters.unasked += 1;
+            self.counters.unasked += u64::from(!authentic);
         }
     }
 
-    fn lacks_body(&self, digest: &Digest) -> bool {
-        self.bodies.get(digest).is_none()
+    /// Whether a candidate names a pack that is not held, or not with a proof that is good for us.
+    fn wants_body(&self, digest: &Digest, authentic: bool) -> bool {
+        let held = self.bodies.get(digest).is_some_and(|(_, held)| held || !authentic);
+        !held
             && self.log.iter().filter_map(|(_, slot)| slot.candidate.as_ref()).any(|candidate| {
                 candidate.pre_prepare.packs.iter().any(|p| matches!(p, Proposed::ByDigest(d) if d == digest))
             })

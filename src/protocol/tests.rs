@@ -241,10 +241,16 @@ fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
     primary.message(2, Message::FetchPack(large.digest()));
     assert_eq!(primary.took(), [Message::Relay(large.clone())]);
     // If its proof is good here, it comes as a request, else as a body that others must vouch for.
-    unlucky.event(Event::Body(large.clone()));
+    unlucky.event(Event::Body { pack: large.clone(), authentic: false });
     assert!(unlucky.took().is_empty());
     unlucky.message(1, Message::Prepare(vote(1, p.digest())));
     assert!(matches!(&unlucky.took()[..], [Message::Prepare(_)]));
+
+    // A signed one, of which nothing would execute any more, is held for the batch all the same.
+    let mut late = One::new(3);
+    late.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![false]));
+    late.event(Event::Body { pack: large.clone(), authentic: true });
+    assert!(matches!(&late.took()[..], [Message::Prepare(_)]));
 }
 
 #[test]

@@ -175,10 +175,11 @@ impl<S: Service> Replica<S> {
                 self.agreement.handle(now, Event::Request { pack, signed: false });
             }
             Inbound::Request { pack, signed: true } => {
+                self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
                 self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs);
             }
             Inbound::Query(pack) => self.agreement.handle(now, Event::Query(pack)),
-            Inbound::Body(pack) => self.agreement.handle(now, Event::Body(pack)),
+            Inbound::Body(pack) => self.agreement.handle(now, Event::Body { pack, authentic: false }),
         }
         self.pump();
     }

@@ -9,16 +9,29 @@ use castra::sim::{Failure, Report};
 
 /// Set to a seed, it makes every sweep play that seed alone: what a failure report asks for.
 pub const SEED: &str = "CASTRA_SIM_SEED";
+/// Set to `A..B`, it makes every sweep play those seeds in place of its own.
+pub const SEEDS: &str = "CASTRA_SIM_SEEDS";
 
-/// Plays `seeds` and the kept ones, at least one on each core at a time.
+fn asked_for() -> Option<Range<u64>> {
+    let number = |text: &str| text.parse().unwrap_or_else(|_| panic!("{text} is not a seed"));
+    if let Ok(seed) = std::env::var(SEED) {
+        let seed = number(&seed);
+        return Some(seed..seed + 1);
+    }
+    let range = std::env::var(SEEDS).ok()?;
+    let (from, to) = range.split_once("..").unwrap_or_else(|| panic!("{SEEDS} is A..B"));
+    Some(number(from)..number(to))
+}
+
+/// Plays `seeds` and the kept ones, one on each core at a time.
 ///
 /// # Panics
 /// If any fails, with the report of the lowest seed that did.
 #[allow(clippy::disallowed_methods)] // A test may know how long it took.
 pub fn sweep(test: &str, seeds: Range<u64>, kept: &[u64], play: impl Fn(u64) -> Result<Report, Box<Failure>> + Sync) {
-    let seeds: Vec<u64> = match std::env::var(SEED) {
-        Ok(seed) => vec![seed.parse().unwrap_or_else(|_| panic!("{SEED} is a number"))],
-        Err(_) => kept.iter().copied().chain(seeds).collect(),
+    let seeds: Vec<u64> = match asked_for() {
+        Some(asked) => asked.collect(),
+        None => kept.iter().copied().chain(seeds).collect(),
     };
     let began = Instant::now();
     let next = AtomicU64::new(0);
