@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use castra::auth::{AuthMode, Clients, ClusterKeys, Identity, Keyring};
 use castra::execution::Service;
+use castra::lab::Target;
 use castra::lab::demo::{self, Job, Progress};
 use castra::lab::load::{self, Load};
-use castra::lab::Target;
 use castra::protocol;
 use castra::replica::{Replica, ReplicaConfig};
 use castra::runtime::bind::{Bound, UdpConfig};

@@ -86,7 +86,7 @@ impl Config {
             format!("{} is not a replica of a cluster of {}", self.me, self.size.n())
         } else if k == 0 {
             "checkpoint_interval must be at least 1".into()
-        } else if l < 2 * k || l % k != 0 {
+        } else if l < 2 * k || !l.is_multiple_of(k) {
             format!("log_window ({l}) must be a multiple of checkpoint_interval ({k}) and at least twice it")
         } else if l > limits::LOG_WINDOW_MAX {
             format!("log_window ({l}) must be at most {}", limits::LOG_WINDOW_MAX)

@@ -352,7 +352,7 @@ impl Agreement {
             self.held_until = now + self.config.commit_delay;
         }
         self.held_commits.push(Vote { view, n, digest });
-        if waited_for || n.0 % self.config.checkpoint_interval == 0 {
+        if waited_for || n.0.is_multiple_of(self.config.checkpoint_interval) {
             self.flush_commits();
         }
         self.try_commit(n);

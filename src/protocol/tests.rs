@@ -752,7 +752,7 @@ fn p15_p37_four_replicas_agree_though_messages_are_lost() {
                 continue;
             };
             count += 1;
-            if lossy != 0 && (count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) % lossy == 0 {
+            if lossy != 0 && (count.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40).is_multiple_of(lossy) {
                 continue;
             }
             let one = &mut replicas[usize::from(to)];

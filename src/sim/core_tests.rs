@@ -135,7 +135,7 @@ impl Core {
             self.executed.insert(pack.digest());
         }
         self.root = Digest::of(Domain::State, &[&self.root.0, &batch.digest().0]);
-        if n.0 % self.k == 0 {
+        if n.0.is_multiple_of(self.k) {
             let c = SignedCheckpoint { n, root: self.root, replica: self.me, boot: 0, signature: [0; 64] };
             self.roots.push((n, self.root));
             self.agreement.handle(now, Event::Checkpoint(Verified::assume(Principal::Replica(self.me), c)));

@@ -232,10 +232,11 @@ impl AgreementRole {
             Inbound::Request { pack, signed: false } => Event::Request { pack, signed: false },
             Inbound::Request { pack, signed: true } => {
                 let view = self.agreement.view();
+                self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
                 return self.to_execution.push(Command::Admit { pack, view });
             }
             Inbound::Query(pack) => Event::Query(pack),
-            Inbound::Body(pack) => Event::Body(pack),
+            Inbound::Body(pack) => Event::Body { pack, authentic: false },
             Inbound::Checkpoint(_) => unreachable!("claims go to the checkpoint role"),
         };
         self.agreement.handle(now, event);
