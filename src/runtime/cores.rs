@@ -95,6 +95,18 @@ impl Placement {
         }
     }
 
+    /// The placement that a bare list means: one core is fused; three are network, execution, checkpoint; of four the
+    /// first two are network.
+    pub fn of(cores: &[usize]) -> Option<Placement> {
+        match *cores {
+            [core] => Some(Placement::Fused { core: Some(core) }),
+            [ref network @ .., execution, checkpoint] if (1..=NETWORK_MAX).contains(&network.len()) => {
+                Some(Placement::Split { network: network.to_vec(), execution, checkpoint })
+            }
+            _ => None,
+        }
+    }
+
     fn check(&self, allowed: &[usize]) -> Result<(), CoresError> {
         if let Placement::Split { network, .. } = self
             && !(1..=NETWORK_MAX).contains(&network.len())
@@ -208,6 +220,16 @@ mod tests {
             place("network=7 execution=1 checkpoint=8"),
             Err(CoresError::Outside { wanted: vec![7, 8], allowed })
         );
+    }
+
+    #[test]
+    fn a_list_is_read_in_the_order_of_the_roles() {
+        assert_eq!(Placement::of(&[3]), Some(Placement::Fused { core: Some(3) }));
+        assert_eq!(Placement::of(&[0, 1, 2]), Some(split(&[0], 1, 2)));
+        assert_eq!(Placement::of(&[0, 1, 2, 3]), Some(split(&[0, 1], 2, 3)));
+        for list in [&[][..], &[0, 1], &[0, 1, 2, 3, 4]] {
+            assert_eq!(Placement::of(list), None);
+        }
     }
 
     #[test]

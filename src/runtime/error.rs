@@ -63,7 +63,7 @@ pub enum Refusal {
     /// EPERM though the sysctl allows it: a seccomp filter, as container runtimes set.
     #[error("a seccomp filter forbids io_uring_setup (seccomp mode {mode})")]
     Seccomp {
-        /// `Seccomp:` of /proc/self/status; 0 if it could not be read or something else (an LSM) refuses.
+        /// `Seccomp:` of /proc/thread-self/status; 0 if it could not be read or something else (an LSM) refuses.
         mode: u32,
     },
     /// The kernel has no io_uring or lacks what we use of it (Linux 6.1 has all).

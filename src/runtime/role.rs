@@ -3,15 +3,15 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Mutex, PoisonError};
-use std::task::{Poll, Waker};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::sync::Parker;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 
-use super::{Clock, Error, Stop, WaitPolicy};
+use super::{Clock, Error, Stop, WaitPolicy, cores};
 use crate::transport::Wake;
 use crate::types::Time;
 
@@ -108,8 +108,33 @@ const RING_DEPTH: usize = 128;
 /// What its three rings and its file memory take, bytes.
 const LOCKED_BYTES: u64 = 3 * (RING_DEPTH as u64 * (64 + 4 + 2 * 16) + 4_096) + IO_MEMORY as u64;
 
-/// Runs `role` in a glommio executor on the calling thread, pinned to `core`, until stopped. Deadlines do not count: this
-/// is for work that comes from others. Slices of work yield to the executor's other tasks.
+/// Wakes the thread that polls.
+struct Unpark(thread::Thread);
+
+impl std::task::Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// Polls `future` on the calling thread until it ends.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            Poll::Ready(value) => return value,
+            Poll::Pending => thread::park(),
+        }
+    }
+}
+
+/// Runs `role` in a glommio executor on the calling thread, pinned to `core`, until stopped; on the bare thread where
+/// glommio cannot run. Deadlines do not count: this is for work that comes from others. Slices of work yield to the
+/// executor's other tasks.
+///
+/// # Errors
+/// The locked-memory limit (E001); a core that cannot be had.
 pub(crate) fn run_in_background(
     role: &mut impl Role,
     bell: &BackgroundBell,
@@ -124,19 +149,28 @@ pub(crate) fn run_in_background(
         // A task that is always runnable would starve the timers.
         .preempt_timer(Duration::from_millis(1))
         .make()
-        .map_err(refused)?;
-    executor.run(async {
+        .map_err(refused);
+    let mut work = async |glommio: bool| {
         while !stop.is_stopped() {
             match role.turn(clock.now()) {
-                Turn::Busy => glommio::yield_if_needed().await,
-                Turn::Clogged => {
-                    thread::yield_now();
-                    glommio::yield_if_needed().await;
-                }
                 Turn::Idle => bell.rung().await,
+                Turn::Clogged => thread::yield_now(),
+                Turn::Busy => {}
+            }
+            if glommio {
+                glommio::yield_if_needed().await;
             }
         }
-    });
+    };
+    match executor {
+        Ok(executor) => executor.run(work(true)),
+        Err(error @ Error::LockedMemory { .. }) => return Err(error),
+        Err(error) => {
+            tracing::warn!("the checkpoint role runs without glommio: {error}");
+            core.map_or(Ok(()), cores::pin)?;
+            block_on(work(false));
+        }
+    }
     Ok(())
 }
 
@@ -160,8 +194,6 @@ fn refused(error: GlommioError<()>) -> Error {
 mod tests {
     use super::super::ring::{Bell, Inlet, Outlet, ring};
     use super::super::tests::{PATIENCE, thread_cpu};
-    use std::sync::Arc;
-
     use super::*;
 
     /// Adds one to each number that it gets.

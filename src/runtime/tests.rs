@@ -298,3 +298,39 @@ fn a_stop_before_the_start_counts() {
     let (mut transport, _client) = memory_pair();
     drive(&mut Echo, &mut transport, &stop, &WaitPolicy::default(), &LoopCounters::default());
 }
+
+/// Forbids io_uring to the calling thread and those that it starts, as container runtimes do.
+pub(super) fn forbid_io_uring() {
+    const SECCOMP_RET_ALLOW: u32 = 0x7fff_0000;
+    const SECCOMP_RET_ERRNO: u32 = 0x0005_0000;
+    let op = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
+    let setup = libc::SYS_io_uring_setup as u32;
+    let mut filter = [
+        op((libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16, 0, 0, 0),
+        op((libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16, setup, 0, 1),
+        op((libc::BPF_RET | libc::BPF_K) as u16, SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        op((libc::BPF_RET | libc::BPF_K) as u16, SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+    // SAFETY: plain numbers; and a program that points to `len` instructions, which the kernel copies.
+    let done = unsafe {
+        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+            | libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+    };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn where_io_uring_is_refused_sockets_take_over_by_name() {
+    thread::spawn(|| {
+        forbid_io_uring();
+        let (server, client) = bound_pair();
+        let (udp, fallback) = Udp::open(server, Backend::Auto).unwrap();
+        assert_eq!(udp.name(), "sockets");
+        assert!(matches!(fallback, Some(Error::UringRefused(Refusal::Seccomp { mode: 2 }))), "{fallback:?}");
+        let refused = Udp::open(client, Backend::Uring).map(|_| ());
+        assert!(matches!(refused, Err(Error::UringRefused(Refusal::Seccomp { mode: 2 }))));
+    })
+    .join()
+    .unwrap();
+}

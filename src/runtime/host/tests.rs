@@ -94,7 +94,7 @@ fn udp_cluster(placements: [Placement; 4], backend: Backend) -> (Vec<Running>, V
     let start = |((i, bound), placement): ((u8, Bound), Placement)| {
         let host = host(i, placement, bound.config().clock);
         let (running, opened) = host.start(keys.replica(i), Adder, bound, backend).unwrap();
-        assert!(opened.fallback.is_none());
+        assert_eq!(opened.fallback.is_some(), (opened.transport, backend) == ("sockets", Backend::Auto));
         running
     };
     ((0..).zip(bound).zip(placements).map(start).collect(), addresses)
@@ -233,6 +233,16 @@ fn an_embedded_cluster_serves_split_and_stays_quiet_when_idle() {
             "it answers after its end"
         );
     }
+}
+
+#[test]
+fn a_split_cluster_serves_where_io_uring_is_refused() {
+    thread::spawn(|| {
+        crate::runtime::tests::forbid_io_uring();
+        run_udp([split(1), split(2), split(1), split(2)], Backend::Auto);
+    })
+    .join()
+    .unwrap();
 }
 
 fn a_panic_stops(placement: Placement) {

@@ -53,7 +53,7 @@ struct System {
 
 impl System {
     fn read() -> System {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         let seccomp = status.lines().find_map(|line| line.strip_prefix("Seccomp:")?.trim().parse().ok());
         let sysctl = fs::read_to_string("/proc/sys/kernel/io_uring_disabled").ok();
         let limit = rustix::process::getrlimit(rustix::process::Resource::Memlock);
