@@ -25,6 +25,10 @@ pub const BATCH_PACKS_MAX: usize = 1_024;
 /// Requests in one batch: positions keep 20 bits for the index.
 pub const BATCH_REQUESTS_MAX: usize = 16_384;
 
+/// Bytes of all packs in one batch, also of those that it names by digest: a batch can be asked for as a whole, and
+/// must then fit a message with its framing.
+pub const BATCH_BYTES_MAX: usize = MESSAGE_MAX - 256 * 1024;
+
 /// Frames in one envelope.
 pub const FRAMES_MAX: usize = 4_096;
 
@@ -48,5 +52,7 @@ pub const PAGE: usize = 4_096;
 
 const _: () = assert!(OPERATION_MAX + 64 * 1024 <= MESSAGE_MAX, "one operation and its framing fit a message");
 const _: () = assert!(FRAGMENTS_MAX * (DATAGRAM_MIN - 128) >= MESSAGE_MAX, "the largest message can be fragmented");
+const _: () = assert!(OPERATION_MAX + 64 * 1024 <= BATCH_BYTES_MAX, "the largest pack fits a batch");
+const _: () = assert!(BATCH_PACKS_MAX * 64 <= 256 * 1024, "the framing of a full batch fits beside its packs");
 const _: () = assert!(BATCH_PACKS_MAX <= BATCH_REQUESTS_MAX);
 const _: () = assert!(DATAGRAM_MIN < DATAGRAM_MAX);

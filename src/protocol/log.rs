@@ -110,6 +110,11 @@ impl Log {
         self.slots.iter().enumerate().map(|(i, slot)| (SeqNum(self.retained.0 + 1 + i as u64), slot))
     }
 
+    /// All slots in order, to be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Slot> {
+        self.slots.iter_mut()
+    }
+
     /// Moves the low watermark to `n` (P24) and drops entries up to `keep_above`, but never more than a window of
     /// stable entries stays.
     pub fn mark_stable(&mut self, n: SeqNum, keep_above: SeqNum) {

@@ -145,6 +145,8 @@ pub struct Counters {
     pub not_entitled: u64,
     /// A second, different vote or proposal under one heading.
     pub contradiction: u64,
+    /// A batch that no replica could hand on.
+    pub oversized: u64,
     /// A choice that the service refuses.
     pub bad_choice: u64,
     /// Packs of a client beyond its quota (P21).
@@ -397,7 +399,8 @@ impl Agreement {
         self.config.size.primary(self.view)
     }
 
-    fn is_primary(&self) -> bool {
+    /// Whether this replica is the primary of its view.
+    pub fn is_primary(&self) -> bool {
         self.primary() == self.config.me
     }
 

@@ -39,12 +39,30 @@ impl Agreement {
 
     /// A body that a candidate waits for, or that nobody asked for.
     pub(super) fn on_body(&mut self, pack: Pack, authentic: bool) {
+        if authentic && self.vouch_for(&pack.digest()) {
+            self.retry_candidates();
+        }
         if self.wants_body(&pack.digest(), authentic) {
             self.bodies.insert(pack, authentic, self.config.client_bytes_max);
             self.retry_candidates();
         } else {
             self.counters.unasked += u64::from(!authentic);
         }
+    }
+
+    /// A pack whose own proof was not good for us came again with one that is: candidates that hold it may now pass
+    /// (P12). Whether there is one.
+    fn vouch_for(&mut self, digest: &Digest) -> bool {
+        let mut found = false;
+        for slot in self.log.iter_mut() {
+            let Some(candidate) = &mut slot.candidate else { continue };
+            for (proposed, authentic) in candidate.pre_prepare.packs.iter().zip(&mut candidate.authentic) {
+                if !*authentic && matches!(proposed, Proposed::Inline(pack) if pack.digest() == *digest) {
+                    (*authentic, found) = (true, true);
+                }
+            }
+        }
+        found
     }
 
     /// Whether a candidate names a pack that is not held, or not with a proof that is good for us.
@@ -195,6 +213,13 @@ impl Agreement {
                     None => missing.push(*digest),
                 },
             }
+        }
+        let bytes: usize = packs.iter().map(|pack| pack.encoded().len()).sum();
+        let requests: usize = packs.iter().map(Pack::len).sum();
+        if bytes > limits::BATCH_BYTES_MAX || requests > limits::BATCH_REQUESTS_MAX {
+            self.counters.oversized += 1;
+            self.log.slot(n).candidate = None;
+            return;
         }
         if !missing.is_empty() {
             // What is committed comes as a whole batch, from anyone who has it.

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::limits::BATCH_BYTES_MAX;
 use crate::types::{ClientId, Digest};
 use crate::wire::Pack;
 
@@ -60,22 +61,26 @@ impl Queue {
     }
 
     /// Takes packs for one batch, clients in turn: at most `requests_max` requests, `packs_max` packs and `bytes_max`
-    /// bytes of packs that go inline (those up to `inline_max`); always at least one pack if any waits.
+    /// bytes of packs that go inline (those up to `inline_max`), and no more in all than a batch may hold; always at least one pack if any waits.
     pub fn take(&mut self, packs_max: usize, requests_max: usize, bytes_max: usize, inline_max: usize) -> Vec<Pack> {
         let mut taken = Vec::new();
-        let (mut requests, mut bytes) = (0, 0);
+        let (mut requests, mut bytes, mut all_bytes) = (0, 0, 0);
         while let Some(client) = self.turn.pop_front() {
             let queue = self.waiting.get_mut(&client).expect("a client in turn waits");
             let next = queue.front().expect("a client in turn has a pack");
             let size = next.encoded().len();
             let inline = if size <= inline_max { size } else { 0 };
-            let full = taken.len() == packs_max || requests + next.len() > requests_max || bytes + inline > bytes_max;
+            let full = taken.len() == packs_max
+                || requests + next.len() > requests_max
+                || bytes + inline > bytes_max
+                || all_bytes + size > BATCH_BYTES_MAX;
             if full && !taken.is_empty() {
                 self.turn.push_front(client);
                 break;
             }
             requests += next.len();
             bytes += inline;
+            all_bytes += size;
             self.requests -= next.len();
             self.total_bytes -= size;
             taken.extend(queue.pop_front());

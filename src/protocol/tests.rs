@@ -266,6 +266,34 @@ fn p12_a_backup_votes_only_for_what_is_authentic_for_itself_or_vouched_for() {
 }
 
 #[test]
+fn p12_a_proof_that_comes_later_lets_the_candidate_pass() {
+    let request = pack(1, 1, 8);
+    let p = pre_prepare(0, 1, 1, std::slice::from_ref(&request));
+    let mut backup = One::new(1);
+    backup.pre_prepare(0, &p, false);
+    backup.event(Event::Body { pack: request.clone(), authentic: false });
+    assert!(backup.took().is_empty());
+    backup.event(Event::Body { pack: request, authentic: true });
+    assert_eq!(backup.took(), [Message::Prepare(vote(1, p.digest()))], "signed by the client, and sent to all");
+}
+
+#[test]
+fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
+    let packs: Vec<Pack> = (0..5).map(|t| pack(1, t, 1_000_000)).collect();
+    let p = pre_prepare(0, 1, 1, &packs);
+    let mut backup = One::new(1);
+    backup.pre_prepare(0, &p, true);
+    assert!(backup.took().is_empty());
+    assert_eq!(backup.core.counters().oversized, 1);
+
+    let mut queue = Queue::default();
+    for pack in packs {
+        queue.push(pack, 32 << 20).unwrap();
+    }
+    assert_eq!(queue.take(8, 100, 1 << 20, 8 << 10).len(), 3, "a primary makes none");
+}
+
+#[test]
 fn p12_a_pre_prepare_must_come_from_the_primary_in_view_and_window() {
     let mut backup = One::new(1);
     backup.pre_prepare(2, &pre_prepare(0, 1, 1, &[]), true);

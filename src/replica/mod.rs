@@ -174,7 +174,10 @@ impl<S: Service> Replica<S> {
             Inbound::Request { pack, signed: false } => {
                 self.agreement.handle(now, Event::Request { pack, signed: false });
             }
-            Inbound::Request { pack, signed: true } => {
+            Inbound::Relayed(pack) if !self.agreement.is_primary() => {
+                self.agreement.handle(now, Event::Body { pack: pack.into_inner(), authentic: true });
+            }
+            Inbound::Request { pack, signed: true } | Inbound::Relayed(pack) => {
                 self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
                 self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs);
             }

@@ -115,6 +115,10 @@ pub enum Inbound {
         /// Proved by signature.
         signed: bool,
     },
+    /// A pack with ordered requests that another replica handed on, authentic for this replica: a relay to the primary,
+    /// or the body that a pre-prepare named. It is not handed on again: two replicas that take each other for the
+    /// primary would never stop.
+    Relayed(Verified<Pack>),
     /// The body of a pack that another replica handed on; its own proof is not good for this replica.
     Body(Pack),
     /// A pack of read-only requests, authentic for this replica.
@@ -289,7 +293,7 @@ impl Network {
                 inbound.extend(proof.iter().take(self.size.n()).copied().map(Inbound::Checkpoint));
             }
             Message::Relay(pack) => match self.verify_relayed(now, from, pack) {
-                Ok(verified) => inbound.push(Inbound::Request { signed: pack.is_signed(), pack: verified }),
+                Ok(verified) => inbound.push(Inbound::Relayed(verified)),
                 Err(Reject::RelayedQuery) => {}
                 Err(_) => inbound.push(Inbound::Body(pack.clone())),
             },

@@ -265,7 +265,7 @@ fn relays_are_requests_if_good_and_bodies_if_not() {
     let sent = flush(&mut from);
     let mut to = network(0);
     let inbound = deliver(&sent, 2, &mut to);
-    let [Inbound::Request { pack, signed: true }, Inbound::Body(body)] = &inbound[..] else { panic!("{inbound:?}") };
+    let [Inbound::Relayed(pack), Inbound::Body(body)] = &inbound[..] else { panic!("{inbound:?}") };
     assert_eq!((pack.get(), body), (&signed, &bad));
     assert_eq!((to.rejected(Reject::BadSignature), to.rejected(Reject::RelayedQuery)), (1, 1));
     // Who relays is not the client: replies do not go there.

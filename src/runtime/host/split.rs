@@ -169,6 +169,7 @@ impl Machine for Front {
                 Inbound::Message(_)
                 | Inbound::PrePrepare(..)
                 | Inbound::Request { .. }
+                | Inbound::Relayed(_)
                 | Inbound::Body(_)
                 | Inbound::Query(_) => self.to_agreement.push(item),
             }
@@ -230,7 +231,10 @@ impl AgreementRole {
             Inbound::Message(message) => Event::Message(message),
             Inbound::PrePrepare(message, authentic) => Event::PrePrepare(message, authentic),
             Inbound::Request { pack, signed: false } => Event::Request { pack, signed: false },
-            Inbound::Request { pack, signed: true } => {
+            Inbound::Relayed(pack) if !self.agreement.is_primary() => {
+                Event::Body { pack: pack.into_inner(), authentic: true }
+            }
+            Inbound::Request { pack, signed: true } | Inbound::Relayed(pack) => {
                 let view = self.agreement.view();
                 self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
                 return self.to_execution.push(Command::Admit { pack, view });
