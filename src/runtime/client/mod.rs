@@ -40,7 +40,7 @@ use crossbeam::channel::{self, Sender};
 use self::answer::{Answer, Filler};
 use self::driver::{Command, Driver};
 use self::permits::{Permits, Waiting};
-use super::{Error, WaitPolicy};
+use super::{Error, WaitPolicy, random_bytes};
 use crate::auth::{AuthMode, ClusterKeys, Identity, KeyError, Keyring};
 use crate::client::{Completion, EndpointConfig, EndpointStats, Health, RequestError};
 use crate::limits;
@@ -256,10 +256,7 @@ fn check(op: &Bytes) -> Result<(), ClientError> {
 }
 
 fn random_u64() -> Result<u64, ClientError> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::io("drawing random bytes")(std::io::Error::other(error.to_string())))?;
-    Ok(u64::from_le_bytes(bytes))
+    Ok(u64::from_le_bytes(random_bytes()?))
 }
 
 /// A request that was handed over. It keeps its client alive; dropped, it still runs its course. Wait for it, or await
