@@ -12,10 +12,13 @@ use bytes::Bytes;
 
 use super::*;
 use crate::auth::{Clients, Opened, Principal, Rights};
-use crate::runtime::Stop;
+use crate::protocol;
+use crate::replica::{Replica, ReplicaConfig};
 use crate::runtime::memory::{Memory, Network};
+use crate::runtime::{LoopCounters, Stop, drive};
+use crate::services::Null;
 use crate::transport::{Outgoing, Woken};
-use crate::types::{Digest, Position, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{ClusterSize, Digest, Position, ReplicaId, SeqNum, SessionId, View};
 use crate::wire::{FrameBuffer, Outcome, ReplyEntry, ReplyKind, ReplyResult, RequestKind};
 
 /// Four replicas on one thread: what the primary or all of them are asked, all of them answer.
@@ -66,6 +69,40 @@ impl Cluster {
             }
         });
         Replicas { stop, thread: Some(thread) }
+    }
+}
+
+/// Four replicas of the null service on threads of their own, until dropped.
+struct RealReplicas {
+    stop: Stop,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl RealReplicas {
+    fn start(cluster: &Cluster) -> RealReplicas {
+        let stop = Stop::new();
+        let start = |id: ReplicaId| {
+            let (network, stop) = (cluster.network.clone(), stop.clone());
+            let identity = &cluster.identities[usize::from(id.0)];
+            let keyring = Keyring::replica(id, identity, cluster.keys.clone(), AuthMode::Mac).unwrap();
+            thread::spawn(move || {
+                let mut transport = network.replica(id);
+                let config = ReplicaConfig::new(protocol::Config::new(keyring.size(), id));
+                let mut replica = Replica::new(config, keyring, Null, transport.now()).unwrap();
+                drive(&mut replica, &mut transport, &stop, &WaitPolicy::default(), &LoopCounters::default());
+            })
+        };
+        let threads = ClusterSize::of(4).unwrap().replicas().map(start).collect();
+        RealReplicas { stop, threads }
+    }
+}
+
+impl Drop for RealReplicas {
+    fn drop(&mut self) {
+        self.stop.stop();
+        for thread in self.threads.drain(..) {
+            thread.join().unwrap();
+        }
     }
 }
 
@@ -267,4 +304,28 @@ fn what_cannot_start_says_why() {
     let refuse = || Err::<Memory, _>(Error::Io { doing: "binding", error: std::io::ErrorKind::AddrInUse.into() });
     let error = Client::connect(&cluster.client, cluster.keys.clone(), ClientConfig::default(), refuse).err().unwrap();
     assert!(matches!(error, ClientError::Transport(Error::Io { doing: "binding", .. })));
+}
+
+#[test]
+fn real_replicas_execute_pipelined_large_and_read_only_operations_and_sessions_are_closed() {
+    let cluster = Cluster::new();
+    let replicas = RealReplicas::start(&cluster);
+    let client = cluster.connect(ClientConfig { sessions: 4, window: 16, ..ClientConfig::default() });
+    let pending: Vec<Pending> = (0..500).map(|i| client.submit(Null::op(64, i)).unwrap()).collect();
+    let mut positions = Vec::new();
+    for (i, pending) in pending.into_iter().enumerate() {
+        let completion = pending.wait_completion().unwrap();
+        assert_eq!(completion.result.unwrap().len(), i);
+        positions.push(completion.position);
+    }
+    positions.sort_unstable();
+    positions.dedup();
+    assert_eq!(positions.len(), 500, "one place in the order for each");
+    assert_eq!(client.query(Null::op(8, 300)).unwrap().len(), 300);
+    assert_eq!(client.execute(Null::op(limits::OPERATION_MAX, limits::OPERATION_MAX)).unwrap().len(), 1 << 20);
+    assert_eq!(client.query(Null::op(100_000, 100_000)).unwrap().len(), 100_000);
+    let report = client.report().unwrap();
+    assert_eq!((report.stats.completed, report.stats.failed, report.outstanding), (503, 0, 0));
+    drop(client);
+    drop(replicas);
 }
