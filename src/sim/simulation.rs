@@ -30,6 +30,8 @@ use crate::wire::{Batch, ReplyKind};
 const EPOCH: Time = Time(1_767_225_600_000_000_000);
 /// How often the checkers look at what replicas say of themselves.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
+/// Pages of sealed checkpoints that a replica may hold beyond its state.
+const LENT_PAGES_MAX: usize = 4_096;
 /// Pages that a model's state may have.
 const MODEL_PAGES: u32 = 1 << 20;
 
@@ -339,6 +341,14 @@ impl<S: Service> Simulation<S> {
             if let Some(why) = status.stopped {
                 return Err(Wrong::Stopped(id, why));
             }
+            let lent = replica.executor().state().lent();
+            if lent > LENT_PAGES_MAX {
+                return Err(Wrong::Bound(format!("{id} holds {lent} pages of sealed checkpoints")));
+            }
+            let waiting_max = 4 * self.clients.len() * self.config.sessions * (self.config.window as usize + 2);
+            if status.waiting > waiting_max {
+                return Err(Wrong::Bound(format!("{} requests wait at {id}", status.waiting)));
+            }
             roots.extend(status.checkpoints.into_iter().map(|(n, root)| (id, n, root)));
         }
         for (id, n, root) in roots {
@@ -438,6 +448,7 @@ fn replica_config(config: &Config, id: ReplicaId, seed: u64) -> ReplicaConfig {
     protocol.seed = Rng::stream(seed, 16 + u64::from(id.0)).next_u64();
     let mut replica = ReplicaConfig::new(protocol);
     replica.trace = true;
+    replica.lent_pages_max = LENT_PAGES_MAX / 2;
     replica.network.datagram_max = config.datagram_max();
     replica
 }
