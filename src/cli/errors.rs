@@ -82,6 +82,8 @@ pub enum Error {
     },
     /// E013: a request found no certificate in time.
     ClientTimeout {
+        /// What was asked.
+        operation: String,
         /// How long it waited.
         after: Duration,
         /// Replies needed.
@@ -93,9 +95,11 @@ pub enum Error {
         /// Replies that differ from those.
         differing: usize,
         /// Replicas that did not answer.
-        silent: usize,
+        silent: Vec<String>,
         /// Datagrams with a bad MAC.
         unauthentic: u64,
+        /// It was sent: it may have been executed all the same.
+        maybe_executed: bool,
     },
     /// E014: cores that cannot be had.
     Cores(CoresError),
@@ -112,6 +116,8 @@ pub enum Error {
         address: SocketAddr,
         /// The cluster file.
         cluster: PathBuf,
+        /// All keys were made in one place; else it is memory mode alone.
+        lab_keys: bool,
     },
     /// E020: a configuration file says something that cannot be.
     Config {
@@ -295,19 +301,26 @@ impl Error {
             Error::SocketDrops { replica, drops, have, .. } => {
                 format!("{replica} lost {drops} datagrams in the kernel: its receive buffer is {have} bytes")
             }
-            Error::ClientTimeout { after, need, n, matching, differing, silent, unauthentic } => format!(
-                "no {need} of {n} replicas agreed within {:.1} s: {matching} matching, {differing} differing, {silent} silent, \
-                 {unauthentic} datagrams with a bad MAC",
-                after.as_secs_f64()
-            ),
+            Error::ClientTimeout { operation, after, need, n, matching, differing, silent, unauthentic, .. } => {
+                format!(
+                    "{operation}: no {need} of {n} replicas agreed within {:.1} s: {matching} matching, {differing} differing, {} \
+                 silent{}, {unauthentic} datagrams with a bad MAC",
+                    after.as_secs_f64(),
+                    silent.len(),
+                    if silent.is_empty() { String::new() } else { format!(" ({})", list(silent)) },
+                )
+            }
             Error::Cores(error) => format!("{error}"),
             Error::KeyReadable { path, mode } => {
                 format!("{} holds a secret key and has mode {mode:04o}: others can read it", path.display())
             }
-            Error::LabBeyondLoopback { address, cluster } => format!(
-                "{} is a laboratory's (all keys were made in one place, state is in memory), and {address} is not loopback",
+            Error::LabBeyondLoopback { address, cluster, lab_keys: true } => format!(
+                "{} is a laboratory's: all its keys were made in one place, and {address} is not loopback",
                 cluster.display()
             ),
+            Error::LabBeyondLoopback { address, cluster, lab_keys: false } => {
+                format!("{} keeps its state in memory only, and {address} is not loopback", cluster.display())
+            }
             Error::Config { path, line: Some(line), seen, .. } => format!("{}:{line}: {seen}", path.display()),
             Error::Config { path, line: None, seen, .. } => format!("{}: {seen}", path.display()),
             Error::File { doing, path, error, .. } => format!("cannot {doing} {}: {error}", path.display()),
@@ -356,7 +369,7 @@ impl Error {
             Error::ClientTimeout { unauthentic: 1.., matching: 0, .. } => {
                 "client and replicas hold different keys: another cluster.toml, client key or instance".into()
             }
-            Error::ClientTimeout { silent, n, need, .. } if n - silent < *need => {
+            Error::ClientTimeout { silent, n, need, .. } if n.saturating_sub(silent.len()) < *need => {
                 "too few replicas are up, or this client is not listed in cluster.toml (they do not answer strangers)"
                     .into()
             }
@@ -368,11 +381,15 @@ impl Error {
             }
             Error::Cores(CoresError::Shared { .. }) => "two busy roles on one core would wait for each other".into(),
             Error::Cores(CoresError::Malformed { .. }) => {
-                "`cores` is \"auto\", \"fused\" or a list of core numbers".into()
+                "`cores` is \"auto\", \"fused\", one core's number, or \"network=0,1 execution=2 checkpoint=3\"".into()
             }
             Error::Cores(CoresError::Refused { .. }) => "the cpuset changed while the replica started".into(),
             Error::KeyReadable { .. } => "it was copied without its mode, or made under a loose umask".into(),
-            Error::LabBeyondLoopback { .. } => "whoever reads that folder can act as every replica".into(),
+            Error::LabBeyondLoopback { lab_keys: true, .. } => "whoever reads that folder can act as every replica".into(),
+            Error::LabBeyondLoopback { lab_keys: false, .. } => {
+                "this version has no durable mode: what more than f replicas forget at once, by a power cut for example, is lost"
+                    .into()
+            }
             Error::Stopped { .. }
             | Error::Config { .. }
             | Error::File { .. }
@@ -427,16 +444,25 @@ impl Error {
                     .into()
             }
             Error::TooFewReplicas { missing, .. } => match missing.first() {
-                Some((name, _)) => format!("start them: castra replica --config {name}.toml (on its host), then castra status"),
+                Some((name, _)) => format!(
+                    "start them, each on its host: castra replica --config {name}.toml\nin a laboratory whose state is not needed: castra down DIR, then castra up DIR (a new life, empty)"
+                ),
                 None => "castra status".into(),
             },
             Error::SocketDrops { want, .. } => format!("sysctl -w net.core.rmem_max={want}\nthen restart the replica"),
-            Error::ClientTimeout { .. } => "castra status shows which replicas are up and what they reject".into(),
+            Error::ClientTimeout { maybe_executed, .. } => {
+                let look = "castra status shows which replicas are up and what they reject";
+                let fate = if *maybe_executed { "\nit was sent and may have been executed: look before you ask again" } else { "" };
+                format!("{look}{fate}")
+            }
             Error::Cores(error) => cores_mend(error),
             Error::KeyReadable { path, .. } => format!("chmod 600 {}", path.display()),
-            Error::LabBeyondLoopback { .. } => "for a laboratory: add --lab, knowingly\n\
+            Error::LabBeyondLoopback { lab_keys: true, .. } => {
+                "for trying out: add --lab, knowingly\n\
                  for anything else: castra node keygen on every host, then castra cluster assemble with the public parts"
-                .into(),
+                    .into()
+            }
+            Error::LabBeyondLoopback { lab_keys: false, .. } => "if you can bear that: add --lab, knowingly".into(),
             Error::Config { mend, .. }
             | Error::File { mend, .. }
             | Error::Running { mend, .. }
@@ -451,16 +477,19 @@ impl Error {
 }
 
 fn cores_mend(error: &CoresError) -> String {
-    let (wanted, allowed) = match error {
-        CoresError::Outside { wanted, allowed } => (wanted.len().max(1), allowed.as_slice()),
-        CoresError::Shared { allowed, .. } => (2, allowed.as_slice()),
-        CoresError::Malformed { .. } | CoresError::Refused { .. } => (0, [].as_slice()),
+    let allowed = match error {
+        CoresError::Outside { allowed, .. } | CoresError::Shared { allowed, .. } => allowed.as_slice(),
+        CoresError::Malformed { .. } | CoresError::Refused { .. } => [].as_slice(),
     };
-    if allowed.is_empty() {
-        return "cores = \"auto\"".into();
-    }
-    let some: Vec<usize> = allowed.iter().copied().take(wanted).collect();
-    format!("allowed here: {allowed:?}; in rN.toml: cores = {some:?}\nor let castra choose: cores = \"auto\"")
+    let line = match allowed {
+        [network, execution, checkpoint, ..] => {
+            format!("\nor name them: cores = \"network={network} execution={execution} checkpoint={checkpoint}\"")
+        }
+        [core, ..] => format!("\nor name one: cores = \"{core}\""),
+        [] => String::new(),
+    };
+    let allowed = if allowed.is_empty() { String::new() } else { format!("   (allowed here: {})", list(allowed)) };
+    format!("in rN.toml let castra choose: cores = \"auto\"{allowed}{line}")
 }
 
 fn list(items: impl IntoIterator<Item = impl fmt::Display>) -> String {
@@ -510,14 +539,21 @@ mod tests {
     fn catalogue() -> Vec<(&'static str, Error)> {
         let address: SocketAddr = "127.0.0.1:7000".parse().unwrap();
         let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
-        let timeout = |matching, silent, unauthentic| Error::ClientTimeout {
+        let timeout = |matching, silent: usize, unauthentic| Error::ClientTimeout {
+            operation: "put `k`".into(),
             after: Duration::from_secs(10),
             need: 3,
             n: 4,
             matching,
             differing: 4 - matching - silent,
-            silent,
+            silent: (4 - silent..4).map(|id| format!("r{id}")).collect(),
             unauthentic,
+            maybe_executed: unauthentic == 0,
+        };
+        let beyond = |lab_keys| Error::LabBeyondLoopback {
+            address: "10.0.0.7:7000".parse().unwrap(),
+            cluster: "lab/cluster.toml".into(),
+            lab_keys,
         };
         let seccomp = Refusal::Seccomp { mode: 2 };
         let old = Refusal::OldKernel { release: "5.10.0".into(), missing: "IORING_SETUP_DEFER_TASKRUN" };
@@ -565,13 +601,8 @@ mod tests {
             ("E014-malformed", Error::Cores(CoresError::Malformed { text: "0-x".into() })),
             ("E014-refused", Error::Cores(CoresError::Refused { core: 3 })),
             ("E015", Error::KeyReadable { path: "lab/r0.key".into(), mode: 0o644 }),
-            (
-                "W016",
-                Error::LabBeyondLoopback {
-                    address: "10.0.0.7:7000".parse().unwrap(),
-                    cluster: "lab/cluster.toml".into(),
-                },
-            ),
+            ("W016-keys", beyond(true)),
+            ("W016-memory", beyond(false)),
             (
                 "E020",
                 Error::Config {

@@ -15,6 +15,7 @@ use super::files;
 use super::output::{line, note};
 use crate::auth::PublicIdentity;
 use crate::limits;
+use crate::runtime::bind::{free_ports, holders};
 use crate::types::ClusterSize;
 
 /// Datagrams of a laboratory on loopback, whose MTU is 64 KiB: two pages, as the kernel charges buffers by the page.
@@ -60,7 +61,7 @@ pub fn init(args: &Init) -> Result<(), Error> {
     let cluster_path = args.dir.join("cluster.toml");
     let first = SocketAddr::new(args.address, args.base_port.unwrap_or(0));
     if !args.address.is_loopback() && !args.lab {
-        return Err(Error::LabBeyondLoopback { address: first, cluster: cluster_path });
+        return Err(Error::LabBeyondLoopback { address: first, cluster: cluster_path, lab_keys: true });
     }
     empty_folder(&args.dir)?;
     let (addresses, status) = ports(args.address, args.base_port, size.n())?;
@@ -159,8 +160,9 @@ fn ports(ip: IpAddr, base: Option<u16>, n: usize) -> Result<(Vec<SocketAddr>, Ve
     for i in 0..2 * n {
         let taken = if i < n { udp_taken(address(i))? } else { tcp_taken(address(i))? };
         if taken {
-            let free = next_free(ip, base, n);
-            return Err(Error::PortInUse { address: address(i), holders: vec![], free });
+            let width = u16::try_from(2 * n).unwrap_or(u16::MAX);
+            let free = free_ports(ip, base.saturating_add(width), width);
+            return Err(Error::PortInUse { address: address(i), holders: holders(address(i)), free });
         }
     }
     Ok(((0..n).map(address).collect(), (n..2 * n).map(address).collect()))
@@ -180,18 +182,6 @@ fn taken(bound: std::io::Result<()>, address: SocketAddr) -> Result<bool, Error>
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Ok(true),
         Err(error) => Err(Error::system(format!("bind {address}"))(error)),
     }
-}
-
-/// The first port above `base` from which a whole cluster fits.
-pub fn next_free(ip: IpAddr, base: u16, n: usize) -> Option<u16> {
-    let width = u16::try_from(2 * n).ok()?;
-    let last = u16::MAX.checked_sub(width)?;
-    (base..=last).step_by(usize::from(width)).skip(1).take(200).find(|&first| {
-        (0..width).all(|i| {
-            let address = SocketAddr::new(ip, first + i);
-            if usize::from(i) < n { udp_taken(address) } else { tcp_taken(address) }.is_ok_and(|taken| !taken)
-        })
-    })
 }
 
 struct ClusterText<'a> {

@@ -6,11 +6,17 @@
 
 mod check;
 pub mod config;
+mod connect;
 pub mod errors;
 mod files;
 mod init;
+mod kv;
 mod nearest;
 mod output;
+mod processes;
+mod replica;
+mod status;
+mod updown;
 
 use std::process::ExitCode;
 
@@ -32,6 +38,16 @@ struct Castra {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Start every replica of a folder as a background process
+    Up(updown::Up),
+    /// End every replica of a folder
+    Down(updown::Down),
+    /// Show what the replicas say of themselves
+    Status(status::Status),
+    /// Run one replica
+    Replica(replica::ReplicaArgs),
+    /// Use the replicated key-value store
+    Kv(kv::Kv),
     /// Make a cluster: a laboratory, or from public parts
     #[command(subcommand)]
     Cluster(ClusterVerb),
@@ -86,6 +102,11 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> Result<(), Error> {
     match verb {
+        Verb::Up(args) => updown::up(&args),
+        Verb::Down(args) => updown::down(&args),
+        Verb::Status(args) => status::status(&args),
+        Verb::Replica(args) => replica::replica(&args),
+        Verb::Kv(args) => kv::run(args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

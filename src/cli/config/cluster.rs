@@ -11,6 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{folder_of, parse, read, within, wrong};
 use crate::auth::{AuthMode, ClusterKeys, PublicIdentity, Rights};
 use crate::cli::errors::Error;
+use crate::execution::ExecutorConfig;
 use crate::limits;
 use crate::protocol;
 use crate::types::{ClusterSize, Digest, Domain, ReplicaId};
@@ -213,19 +214,38 @@ impl Default for ProtocolSection {
 /// What fits Ethernet's MTU of 1,500 with IPv6 or a tunnel below.
 const DATAGRAM_BYTES_DEFAULT: usize = 1_452;
 
-/// Bounds of the replicated state.
+/// Bounds of the replicated state. Replicas that differ here have different states.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StateSection {
-    /// The service's part, bytes.
+    /// What the service may fill, bytes.
     pub service_bytes_max: u64,
-    /// The library's part (sessions, cached replies), bytes.
-    pub library_bytes_max: u64,
+    /// Sessions of all clients together.
+    pub sessions_max: u32,
+    /// Sessions of one client.
+    pub sessions_per_client_max: u32,
+    /// Clients whose last session is remembered.
+    pub clients_max: u32,
+    /// Requests that a session may have in flight.
+    pub session_window_max: u64,
+    /// A session without a request for so long is expired.
+    pub session_idle_s: u64,
+    /// Bytes of long results kept for duplicates.
+    pub reply_ring_bytes: usize,
 }
 
 impl Default for StateSection {
     fn default() -> StateSection {
-        StateSection { service_bytes_max: 1 << 30, library_bytes_max: 256 << 20 }
+        let core = ExecutorConfig::default();
+        StateSection {
+            service_bytes_max: u64::from(core.service_pages) * limits::PAGE as u64,
+            sessions_max: core.sessions_max,
+            sessions_per_client_max: core.sessions_per_client,
+            clients_max: core.clients_max,
+            session_window_max: core.window_max,
+            session_idle_s: core.session_idle.as_secs(),
+            reply_ring_bytes: core.reply_ring,
+        }
     }
 }
 
@@ -339,9 +359,26 @@ impl Cluster {
         within(path, "protocol.datagram_bytes_max", p.datagram_bytes_max, limits::DATAGRAM_MIN..=limits::DATAGRAM_MAX)?;
         let pages = u64::from(u32::MAX) * limits::PAGE as u64;
         within(path, "state.service_bytes_max", self.file.state.service_bytes_max, 1 << 20..=pages)?;
-        within(path, "state.library_bytes_max", self.file.state.library_bytes_max, 1 << 20..=pages)?;
         let core = self.protocol(ReplicaId(0));
-        core.validate().map_err(|seen| wrong(path, seen, "see [protocol]; `castra config check` prints all values"))
+        core.validate().map_err(|seen| wrong(path, seen, "see [protocol]; `castra config check` prints all values"))?;
+        let execution = self.execution();
+        execution.validate().map_err(|seen| wrong(path, seen, "see [state]; `castra config check` prints all values"))
+    }
+
+    /// The execution role's configuration.
+    pub fn execution(&self) -> ExecutorConfig {
+        let s = &self.file.state;
+        ExecutorConfig {
+            checkpoint_interval: self.file.protocol.checkpoint_interval,
+            sessions_max: s.sessions_max,
+            sessions_per_client: s.sessions_per_client_max,
+            clients_max: s.clients_max,
+            window_max: s.session_window_max,
+            session_idle: Duration::from_secs(s.session_idle_s),
+            reply_ring: s.reply_ring_bytes,
+            service_pages: u32::try_from(s.service_bytes_max / limits::PAGE as u64).unwrap_or(u32::MAX),
+            ..ExecutorConfig::default()
+        }
     }
 
     /// The agreement core's configuration for replica `me`.
@@ -397,12 +434,12 @@ impl Cluster {
         self.file.clients == Clients::Open
     }
 
-    /// W016: a laboratory stays on loopback, unless someone knows better.
+    /// W016: laboratory keys, and state in memory alone, stay on loopback, unless someone knows better.
     pub fn check_lab(&self, knowingly: bool) -> Result<(), Error> {
         let beyond = self.file.replicas.iter().map(|entry| entry.address).find(|address| !address.ip().is_loopback());
         match beyond {
-            Some(address) if self.file.lab && !knowingly => {
-                Err(Error::LabBeyondLoopback { address, cluster: self.path.clone() })
+            Some(address) if !knowingly => {
+                Err(Error::LabBeyondLoopback { address, cluster: self.path.clone(), lab_keys: self.file.lab })
             }
             _ => Ok(()),
         }

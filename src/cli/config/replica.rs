@@ -8,18 +8,9 @@ use serde::{Deserialize, Serialize};
 use super::{Cluster, TransportKind, beside, folder_of, parse, read, within, wrong};
 use crate::cli::errors::Error;
 use crate::limits;
+use crate::runtime::Cores;
 use crate::runtime::bind::UdpConfig;
 use crate::types::ReplicaId;
-
-/// `cores = "auto"`, `"fused"`, or a list of core numbers.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Cores {
-    /// A word.
-    Word(String),
-    /// The cores, in the order of the roles.
-    List(Vec<usize>),
-}
 
 /// The file as it is written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -44,9 +35,9 @@ pub struct ReplicaFile {
     /// The packet path.
     #[serde(default)]
     pub transport: TransportKind,
-    /// Placement.
+    /// Placement: `auto`, `fused`, one core's number, or `network=0,1 execution=2 checkpoint=3`.
     #[serde(default = "auto")]
-    pub cores: Cores,
+    pub cores: String,
     /// Receive buffer to ask of the kernel, per socket.
     #[serde(default = "receive_buffer")]
     pub receive_buffer_bytes: usize,
@@ -63,8 +54,8 @@ pub(super) fn instance() -> PathBuf {
     "instance".into()
 }
 
-fn auto() -> Cores {
-    Cores::Word("auto".into())
+fn auto() -> String {
+    "auto".into()
 }
 
 pub(super) fn receive_buffer() -> usize {
@@ -103,13 +94,7 @@ impl Replica {
         within(path, "id", usize::from(file.id), 0..=cluster.size.n() - 1)?;
         within(path, "receive_buffer_bytes", file.receive_buffer_bytes, limits::DATAGRAM_MAX..=1 << 30)?;
         within(path, "poll_budget_us", file.poll_budget_us, 0..=1_000_000)?;
-        if let Cores::Word(word) = &file.cores
-            && word != "auto"
-            && word != "fused"
-        {
-            let error = crate::runtime::error::CoresError::Malformed { text: word.clone() };
-            return Err(Error::Cores(error));
-        }
+        file.cores.parse::<Cores>().map_err(Error::Cores)?;
         if file.status.is_some() && file.status == file.bind {
             return Err(wrong(path, "`status` and `bind` are one address", "give `status` a port of its own"));
         }
@@ -124,6 +109,11 @@ impl Replica {
     /// Its boot counter.
     pub fn boot_file(&self) -> &Path {
         self.file.boot_file.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// Which role runs on which core, as asked for.
+    pub fn cores(&self) -> Result<Cores, Error> {
+        self.file.cores.parse().map_err(Error::Cores)
     }
 
     /// Where it receives.

@@ -1,0 +1,293 @@
+//! `castra replica`: one replica, until it is told to stop.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use super::config::{self, ServiceName};
+use super::connect::backend;
+use super::errors::Error;
+use super::status::{PeerStatus, ReplicaStatus};
+use super::{check, files, init, processes, status};
+use crate::auth::Keyring;
+use crate::execution::Service;
+use crate::limits;
+use crate::protocol::Mode;
+use crate::replica::{NetworkConfig, ReplicaConfig, StatusReport};
+use crate::runtime::bind::{Bound, UdpConfig, free_ports};
+use crate::runtime::{Host, Opened, Running, Stop, StopOnSignals, WaitPolicy, cores};
+use crate::services::{Kv, Null};
+use crate::transport::Wake;
+
+/// `castra replica`
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Example:\n  castra replica --config /etc/castra/r0.toml\nIt logs to standard error; CASTRA_LOG=debug says more. SIGTERM \
+                  or Ctrl-C ends it."
+)]
+pub struct ReplicaArgs {
+    /// The replica's own file, rN.toml
+    #[arg(long)]
+    pub config: PathBuf,
+    /// Allow laboratory keys and memory mode beyond loopback, knowingly
+    #[arg(long)]
+    pub lab: bool,
+}
+
+/// Wakes the main thread when the replica is to stop.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(&self) {
+        self.0.unpark();
+    }
+}
+
+/// How often the main thread looks whether the replica still runs, and what it has to say.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Runs a replica until a signal.
+pub fn replica(args: &ReplicaArgs) -> Result<(), Error> {
+    let config = config::Replica::load(&args.config)?;
+    config.cluster.check_lab(args.lab)?;
+    let identity = check::check_key(&config)?;
+    let instance = files::read_instance(&config.file.instance_file)?;
+    log();
+    let keys = config.cluster.keys(instance);
+    let keyring = Keyring::replica(config.id, &identity, keys, config.cluster.auth_mode());
+    let keyring = keyring.map_err(|error| Error::Usage(error.to_string()))?;
+    match config.cluster.file.service {
+        ServiceName::Kv => run(&config, instance, keyring, Kv),
+        ServiceName::Null => run(&config, instance, keyring, Null),
+    }
+}
+
+fn log() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CASTRA_LOG");
+    let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // A log that cannot be written is no reason to stop; a subscriber that exists already is a test's.
+    let _ = builder.with_ansi(false).with_target(false).log_internal_errors(false).try_init();
+}
+
+fn run<S: Service>(config: &config::Replica, instance: u64, keyring: Keyring, service: S) -> Result<(), Error> {
+    let pid_file = processes::pid_file(&config::folder_of(&config.path), config.id);
+    if let Some(process) = processes::running(&pid_file) {
+        return Err(Error::Running {
+            seen: format!("{} runs already (pid {})", config.id, process.pid),
+            mend: format!("kill {}", process.pid),
+        });
+    }
+    let bound = bind(config)?;
+    let listener = config.file.status.map(|address| listen(config, address)).transpose()?;
+    // Written before the first datagram: a replica that forgot its votes must know that it did (P42).
+    let boot = files::next_boot(config.boot_file(), instance)?;
+    processes::write_pid_file(&pid_file)?;
+    let _pid_file = RemoveOnDrop(pid_file);
+
+    let stop = Stop::new();
+    let _signals = StopOnSignals::new(stop.clone())?;
+    stop.wakes(Arc::new(Unpark(thread::current())));
+    let placement = config.cores()?.place(&cores::allowed()).map_err(Error::Cores)?;
+    let mut protocol = config.cluster.protocol(config.id);
+    protocol.forgetful = boot > 1;
+    protocol.seed = files::random_u64()?;
+    let host = Host {
+        config: ReplicaConfig {
+            execution: config.cluster.execution(),
+            network: NetworkConfig {
+                datagram_max: config.cluster.file.protocol.datagram_bytes_max,
+                ..NetworkConfig::default()
+            },
+            ..ReplicaConfig::new(protocol)
+        },
+        placement: placement.clone(),
+        policy: WaitPolicy { poll_budget: Duration::from_micros(config.file.poll_budget_us) },
+        clock: bound.config().clock,
+        stop: stop.clone(),
+    };
+    let buffer = (bound.receive_buffer(), config.file.receive_buffer_bytes);
+    let (running, mut opened) = host.start(keyring, service, bound, backend(config.file.transport))?;
+    let cluster = init::short(&config.cluster);
+    info!(
+        "{} of cluster {cluster}, boot {boot}, at {} over {}, {placement}",
+        config.id, opened.address, opened.transport
+    );
+    if let Some(why) = opened.fallback.take() {
+        warn!("plain sockets instead of io_uring: {}", one_line(&why.into()));
+    }
+    if config.cluster.is_open() {
+        warn!("clients = \"open\": anybody who reaches this replica may read and write");
+    }
+    if boot > 1 {
+        warn!("restarted in memory mode: the votes of before are forgotten, so it only listens (boot {boot})");
+    }
+    if buffer.0 < buffer.1 {
+        let error = Error::SocketDrops { replica: config.id.to_string(), drops: 0, have: buffer.0, want: buffer.1 };
+        info!("{}", one_line(&error));
+    }
+
+    let about = About {
+        cluster: config.cluster.id.to_string(),
+        instance,
+        boot,
+        started: Instant::now(),
+        placement: placement.to_string(),
+        opened,
+        buffer,
+    };
+    let running = Arc::new(Mutex::new(Some(running)));
+    let about = Arc::new(about);
+    if let Some(listener) = listener {
+        let (running, about) = (running.clone(), about.clone());
+        status::serve(listener, move || {
+            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            running.as_ref().and_then(Running::status).map(|report| about.status(&report))
+        })?;
+    }
+    let finished = || running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Running::is_finished);
+    while !stop.is_stopped() && !finished() {
+        thread::park_timeout(LOOK);
+    }
+    let ended = running.lock().unwrap_or_else(PoisonError::into_inner).take();
+    stop.stop();
+    match ended.map(Running::join) {
+        Some(Ok(Some(why))) => {
+            error!("stopped: {why}");
+            let mend = "the operation and the state that led there are the same on all correct replicas: mend the service, \
+                        then begin a new life of the cluster (castra down, castra up)";
+            Err(Error::Stopped { replica: config.id.to_string(), why, mend: mend.into() })
+        }
+        Some(Err(error)) => Err(error.into()),
+        Some(Ok(None)) | None => {
+            info!("{} stops", config.id);
+            Ok(())
+        }
+    }
+}
+
+struct RemoveOnDrop(PathBuf);
+
+impl Drop for RemoveOnDrop {
+    fn drop(&mut self) {
+        processes::remove_pid_file(&self.0);
+    }
+}
+
+fn one_line(error: &Error) -> String {
+    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn bind(config: &config::Replica) -> Result<Bound, Error> {
+    let udp = UdpConfig {
+        bind: config.bind(),
+        datagram_max: config.cluster.file.protocol.datagram_bytes_max,
+        receive_buffer: config.file.receive_buffer_bytes,
+        ..UdpConfig::replica(config.id, config.cluster.addresses())
+    };
+    let until = Instant::now() + LET_GO;
+    loop {
+        match Bound::bind(udp.clone()).map_err(Error::from) {
+            Ok(bound) => return Ok(bound),
+            Err(Error::PortInUse { holders, .. }) if holders.is_empty() && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            Err(Error::PortInUse { address, holders, .. }) => {
+                let width = u16::try_from(2 * config.cluster.size.n()).unwrap_or(u16::MAX);
+                let free = free_ports(address.ip(), address.port().saturating_add(1), width);
+                return Err(Error::PortInUse { address, holders, free });
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The kernel takes the ring of a killed process apart after its end: its address stays taken for a moment, by nobody.
+const LET_GO: Duration = Duration::from_secs(3);
+
+fn listen(config: &config::Replica, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+    TcpListener::bind(address).map_err(|error| match error.kind() {
+        std::io::ErrorKind::AddrInUse => config::wrong(
+            &config.path,
+            format!("status = \"{address}\" is in use"),
+            "choose another port, or end what holds it: ss -ltnp",
+        ),
+        _ => Error::system(format!("listen on {address} for status"))(error),
+    })
+}
+
+/// What a status says that the replica itself does not know.
+struct About {
+    cluster: String,
+    instance: u64,
+    boot: u64,
+    started: Instant,
+    placement: String,
+    opened: Opened,
+    buffer: (usize, usize),
+}
+
+impl About {
+    fn status(&self, report: &StatusReport) -> ReplicaStatus {
+        let state = match (&report.stopped, report.mode) {
+            (Some(_), _) => "stopped",
+            (None, Mode::Normal) => "normal",
+            (None, Mode::Forgetful) => "forgetful",
+            (None, Mode::Diverged) => "diverged",
+            (None, Mode::Split) => "split",
+        };
+        let c = &report.counters;
+        let agreement = [
+            ("proposed", c.proposed),
+            ("committed", c.committed),
+            ("other_view", c.other_view),
+            ("outside_window", c.outside_window),
+            ("not_entitled", c.not_entitled),
+            ("contradiction", c.contradiction),
+            ("bad_choice", c.bad_choice),
+            ("over_quota", c.over_quota),
+            ("duplicate", c.duplicate),
+            ("unasked", c.unasked),
+            ("answered", c.answered),
+            ("asked", c.asked),
+        ];
+        let named = |(name, count): (&str, u64)| (name.to_owned(), count);
+        let peer = |peer: &crate::replica::PeerReport| {
+            let heard_ms = peer.heard.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
+            (peer.id.to_string(), PeerStatus { heard_ms, executed: peer.executed.0, bad_mac: peer.bad_macs })
+        };
+        ReplicaStatus {
+            id: report.id.to_string(),
+            cluster: self.cluster.clone(),
+            instance: self.instance,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            boot: self.boot,
+            uptime_s: self.started.elapsed().as_secs(),
+            transport: self.opened.transport.to_owned(),
+            placement: self.placement.clone(),
+            state: state.to_owned(),
+            stopped: report.stopped.clone(),
+            view: report.view.0,
+            primary: report.primary.to_string(),
+            executed: report.executed.0,
+            prepared: report.prepared.0,
+            stable: report.stable.0,
+            checkpoints: report.checkpoints.iter().map(|(n, root)| (n.0, root.to_string())).collect(),
+            waiting: report.waiting as u64,
+            waiting_for: report.waiting_for.iter().map(|id| id.to_string()).collect(),
+            peers: report.peers.iter().map(peer).collect(),
+            rejects: report.rejects.iter().copied().map(named).filter(|(_, count)| *count > 0).collect(),
+            agreement: agreement.into_iter().map(named).collect(),
+            socket: self.opened.counters.read().entries().map(named).collect(),
+            receive_buffer: self.buffer,
+            service_bytes: u64::from(report.service_pages) * limits::PAGE as u64,
+            library_bytes: u64::from(report.library_pages) * limits::PAGE as u64,
+            notices: report.notices.clone(),
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! `castra up` and `castra down`: the replicas of a laboratory as background processes of this machine.
+
+use std::fs::File;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::config::{Cluster, Replica};
+use super::errors::Error;
+use super::output::{self, line, note};
+use super::processes::{self, Process, last_words, log_file, pid_file};
+use super::{check, files, status};
+use crate::types::ReplicaId;
+
+/// `castra up`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  castra up lab && castra status lab")]
+pub struct Up {
+    /// The cluster's folder, as `castra cluster init` made it
+    pub dir: PathBuf,
+    /// Allow addresses beyond loopback, knowingly
+    #[arg(long)]
+    pub lab: bool,
+    /// Give up after so many seconds
+    #[arg(long, default_value_t = 30)]
+    pub wait: u64,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Starts every replica of a folder and waits until each answers. The replicas of a life of the cluster share its
+/// instance id; all were down, so this is a new life, in which nothing of the old is believed (P42 f).
+pub fn up(args: &Up) -> Result<(), Error> {
+    let cluster = Cluster::load(&args.dir.join("cluster.toml"))?;
+    cluster.check_lab(args.lab)?;
+    let mut replicas = Vec::new();
+    for id in cluster.size.replicas() {
+        let path = args.dir.join(format!("{id}.toml"));
+        let replica = Replica::load(&path)?;
+        check::check_key(&replica)?;
+        if let Some(process) = processes::running(&pid_file(&args.dir, id)) {
+            return Err(Error::Running {
+                seen: format!("{id} runs already (pid {})", process.pid),
+                mend: format!("castra status {0} shows it; castra down {0} ends it", args.dir.display()),
+            });
+        }
+        replicas.push((id, path, replica.file.instance_file));
+    }
+    let instance = files::random_u64()?;
+    let mut written = Vec::new();
+    for (_, _, file) in &replicas {
+        if !written.contains(&file) {
+            files::write_instance(file, instance)?;
+            written.push(file);
+        }
+    }
+    let mut started = Started { folder: &args.dir, children: Vec::new(), keep: false };
+    for (id, path, _) in &replicas {
+        started.children.push((*id, spawn(&args.dir, *id, path, args.lab)?));
+    }
+    started.wait(&cluster, instance, Duration::from_secs(args.wait))?;
+    started.keep = true;
+    if args.json {
+        let pids: Vec<u32> = started.children.iter().map(|(_, child)| child.id()).collect();
+        return output::json(&json!({ "cluster": cluster.id.to_string(), "instance": instance, "pids": pids }));
+    }
+    for (id, child) in &started.children {
+        let log = log_file(&args.dir, *id);
+        line(format!("{id} is up (pid {}, log {})", child.id(), log.display()))?;
+    }
+    Ok(())
+}
+
+fn spawn(folder: &Path, id: ReplicaId, config: &Path, lab: bool) -> Result<Child, Error> {
+    let log = log_file(folder, id);
+    let file = File::create(&log).map_err(Error::writing(&log))?;
+    let copy = file.try_clone().map_err(Error::writing(&log))?;
+    let program = std::env::current_exe().map_err(Error::system("find this program"))?;
+    let mut command = Command::new(program);
+    command.arg("replica").arg("--config").arg(config);
+    if lab {
+        command.arg("--lab");
+    }
+    // A group of its own: Ctrl-C at this terminal is not meant for it.
+    command.stdin(Stdio::null()).stdout(file).stderr(copy).process_group(0);
+    command.spawn().map_err(Error::system(format!("start {id}")))
+}
+
+/// Children that are ended again unless all came up.
+struct Started<'a> {
+    folder: &'a Path,
+    children: Vec<(ReplicaId, Child)>,
+    keep: bool,
+}
+
+impl Started<'_> {
+    fn wait(&mut self, cluster: &Cluster, instance: u64, patience: Duration) -> Result<(), Error> {
+        let until = Instant::now() + patience;
+        loop {
+            for (id, child) in &mut self.children {
+                if let Ok(Some(exit)) = child.try_wait() {
+                    let words = last_words(self.folder, *id).unwrap_or_else(|| exit.to_string());
+                    return Err(Error::Stopped {
+                        replica: id.to_string(),
+                        why: words,
+                        mend: format!(
+                            "all of it is in {}; the others were stopped again",
+                            log_file(self.folder, *id).display()
+                        ),
+                    });
+                }
+            }
+            let asked = status::ask_all(self.folder, cluster);
+            let silent: Vec<_> = asked
+                .iter()
+                .filter(|asked| !asked.answer.as_ref().is_ok_and(|answer| answer.instance == instance))
+                .collect();
+            if silent.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let why = |asked: &&status::Asked| match &asked.answer {
+                    Err(why) => format!("{} ({why})", asked.id),
+                    Ok(_) => format!("{} (another life of the cluster)", asked.id),
+                };
+                let names: Vec<String> = silent.iter().map(why).collect();
+                return Err(Error::Running {
+                    seen: format!("no answer within {} s from {}", patience.as_secs(), names.join(", ")),
+                    mend: "every rN.toml needs a `status` address of its own that is free; --wait gives more time"
+                        .into(),
+                });
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Started<'_> {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        for (id, child) in &mut self.children {
+            let _ = child.kill();
+            let _ = child.wait();
+            let _ = std::fs::remove_file(pid_file(self.folder, *id));
+        }
+    }
+}
+
+/// `castra down`
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example:\n  castra down lab")]
+pub struct Down {
+    /// The cluster's folder
+    pub dir: PathBuf,
+    /// Kill what has not ended after so many seconds
+    #[arg(long, default_value_t = 10)]
+    pub wait: u64,
+}
+
+/// Ends every replica of a folder.
+pub fn down(args: &Down) -> Result<(), Error> {
+    let cluster = Cluster::load(&args.dir.join("cluster.toml"))?;
+    let mut ending: Vec<(ReplicaId, Process)> = Vec::new();
+    for id in cluster.size.replicas() {
+        let file = pid_file(&args.dir, id);
+        match processes::running(&file) {
+            Some(process) => {
+                process.terminate().map_err(Error::system(format!("end {id} (pid {})", process.pid)))?;
+                ending.push((id, process));
+            }
+            // The file of a process that is gone: killed, or the machine restarted.
+            None => drop(std::fs::remove_file(file)),
+        }
+    }
+    if ending.is_empty() {
+        note(format!("no replica of {} was running", args.dir.display()));
+        return Ok(());
+    }
+    let until = Instant::now() + Duration::from_secs(args.wait);
+    let mut killed = Vec::new();
+    for (id, process) in &ending {
+        if process.ended_within(until.saturating_duration_since(Instant::now())) {
+            line(format!("{id} is down"))?;
+            continue;
+        }
+        process.kill().map_err(Error::system(format!("kill {id} (pid {})", process.pid)))?;
+        process.ended_within(Duration::from_secs(5));
+        let _ = std::fs::remove_file(pid_file(&args.dir, *id));
+        killed.push(id.to_string());
+    }
+    note("Its state was in memory and is gone: the next `castra up` begins an empty life.");
+    if killed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Running {
+        seen: format!("{} did not end within {} s and had to be killed", killed.join(", "), args.wait),
+        mend: "nothing is left to do; their logs may say why".into(),
+    })
+}
