@@ -1,0 +1,257 @@
+//! Four real processes on loopback, from the command line: init, up, kv, status, down. One at a time (`.config`,
+//! `ci/check`), ports that the kernel chose, progress within 30 s.
+#![cfg(feature = "cli")]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A laboratory that runs; its drop ends it.
+struct Lab {
+    _folder: tempfile::TempDir,
+    dir: PathBuf,
+}
+
+impl Lab {
+    fn up(init: &[&str]) -> Lab {
+        let folder = tempfile::tempdir().unwrap();
+        let lab = Lab { dir: folder.path().join("lab"), _folder: folder };
+        let dir = lab.dir.to_str().unwrap();
+        ok(&castra(&[&["cluster", "init", dir], init].concat()));
+        ok(&castra(&["up", dir]));
+        lab
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.dir.join(name).to_str().unwrap().to_owned()
+    }
+
+    fn kv(&self, args: &[&str]) -> Output {
+        castra(&[&["kv", "--timeout", "30", "-c", self.dir.to_str().unwrap()], args].concat())
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let output = castra(&["status", "--json", self.dir.to_str().unwrap()]);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+    }
+
+    /// Waits until the status is as wished.
+    #[track_caller]
+    fn until(&self, wish: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let started = Instant::now();
+        loop {
+            let status = self.status();
+            if wish(&status) {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "{status:#}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn pid(&self, id: usize) -> u32 {
+        let text = fs::read_to_string(self.path(&format!("r{id}.pid"))).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let _ = castra(&["down", self.dir.to_str().unwrap()]);
+    }
+}
+
+fn castra(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_castra")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+#[track_caller]
+fn ok(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+#[track_caller]
+fn fails(output: &Output, words: &str) {
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(text.contains(words), "{text}");
+}
+
+#[test]
+fn the_store_from_the_command_line() {
+    let lab = Lab::up(&[]);
+    let dir = lab.dir.to_str().unwrap();
+    fails(&castra(&["up", dir]), "runs already");
+
+    ok(&lab.kv(&["put", "greeting", "hello"]));
+    assert_eq!(ok(&lab.kv(&["get", "greeting"])), "hello\n");
+    assert_eq!(ok(&lab.kv(&["get", "greeting", "--raw"])), "hello");
+    fails(&lab.kv(&["get", "nothing"]), "no such key");
+    ok(&lab.kv(&["cas", "greeting", "--expect", "hello", "--new", "salve"]));
+    fails(&lab.kv(&["cas", "greeting", "--expect", "hello", "--new", "x"]), "its value is `salve`");
+    ok(&lab.kv(&["cas", "lock", "--absent", "--new", "me"]));
+    ok(&lab.kv(&["cas", "lock", "--expect", "me", "--delete"]));
+    fails(&lab.kv(&["del", "lock"]), "no such key");
+    ok(&lab.kv(&["put", "tab\there", "new\nline"]));
+    assert_eq!(ok(&lab.kv(&["scan"])), "greeting\tsalve\ntab\\there\tnew\\nline\n");
+    assert_eq!(ok(&lab.kv(&["scan", "gr", "--limit", "1"])), "greeting\tsalve\n");
+    let found: serde_json::Value = serde_json::from_str(&ok(&lab.kv(&["--json", "get", "greeting"]))).unwrap();
+    assert_eq!((found["found"].as_bool(), found["value"].as_str()), (Some(true), Some("salve")));
+
+    let status = lab.until(|status| status["health"] == "HEALTHY");
+    assert_eq!(status["replicas"].as_array().unwrap().len(), 4);
+    assert!(ok(&castra(&["status", dir])).contains("HEALTHY, can lose 1 more replica"));
+
+    ok(&castra(&["down", dir]));
+    fails(&castra(&["status", dir]), "E007");
+    assert!(!lab.dir.join("r0.pid").exists());
+    // A new life: nothing of the old is there.
+    ok(&castra(&["up", dir]));
+    fails(&lab.kv(&["get", "greeting"]), "no such key");
+}
+
+#[test]
+fn values_of_any_size_and_bytes() {
+    let lab = Lab::up(&[]);
+    let big: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    fs::write(lab.path("big"), &big).unwrap();
+    ok(&lab.kv(&["put", "big", "--file", &lab.path("big")]));
+    let got = lab.kv(&["get", "--raw", "big"]);
+    assert!(got.status.success() && got.stdout == big, "{:?}", got.status);
+    fs::write(lab.path("huge"), vec![0; 1 << 20]).unwrap();
+    let refused = lab.kv(&["put", "huge", "--file", &lab.path("huge")]);
+    assert_eq!(refused.status.code(), Some(2), "{refused:?}");
+    for name in ["all.tsv", "all.csv"] {
+        ok(&lab.kv(&["export", &lab.path(name)]));
+        ok(&lab.kv(&["del", "big"]));
+        ok(&lab.kv(&["import", &lab.path(name)]));
+        assert_eq!(lab.kv(&["get", "--raw", "big"]).stdout, big, "{name}");
+    }
+}
+
+#[test]
+fn a_large_file_in_and_out_and_one_digest_everywhere() {
+    let lab = Lab::up(&[]);
+    let pairs = 100_000;
+    let text: String = (0..pairs).map(|i| format!("key/{i:08}\tvalue {} of {i}\n", i * 31 % 997)).collect();
+    fs::write(lab.path("in.tsv"), &text).unwrap();
+    let said = ok(&lab.kv(&["import", &lab.path("in.tsv"), "--json"]));
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((said["stored"].as_u64(), said["malformed"].as_u64()), (Some(pairs), Some(0)), "{said}");
+    ok(&lab.kv(&["export", &lab.path("out.tsv")]));
+    assert!(fs::read_to_string(lab.path("out.tsv")).unwrap() == text, "what came out is what went in");
+    let status = lab.until(|status| status["digests_equal"] == true);
+    assert!(status["digests_compared_at"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn malformed_lines_are_named_and_lose_nothing_else() {
+    let lab = Lab::up(&[]);
+    fs::write(lab.path("in.csv"), "a,1\nbroken\nb,\"2\nc,3\nc,4\n").unwrap();
+    let output = lab.kv(&["import", &lab.path("in.csv")]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("in.csv:2: 1 fields") && text.contains("in.csv:3: a quote is never closed"), "{text}");
+    assert!(text.contains("E024") && text.contains("2 malformed lines"), "{text}");
+    // The later line of one key wins, though both were in flight.
+    assert_eq!(ok(&lab.kv(&["scan"])), "a\t1\nc\t4\n");
+}
+
+#[test]
+fn a_killed_backup_is_missed_and_its_return_is_said_honestly() {
+    let lab = Lab::up(&[]);
+    ok(&lab.kv(&["put", "k", "1"]));
+    let killed = Command::new("kill").args(["-9", &lab.pid(3).to_string()]).status().unwrap();
+    assert!(killed.success());
+    ok(&lab.kv(&["put", "k", "2"]));
+    lab.until(|status| status["health"] == "DEGRADED" && status["can_lose"] == 0);
+    let mut back = Command::new(env!("CARGO_BIN_EXE_castra"));
+    back.args(["replica", "--config", &lab.path("r3.toml")]).stdin(Stdio::null()).stdout(Stdio::null());
+    let mut back = back.stderr(Stdio::null()).spawn().unwrap();
+    lab.until(|status| status["replicas"][3]["state"] == "forgetful");
+    ok(&lab.kv(&["put", "k", "3"]));
+    assert_eq!(ok(&lab.kv(&["get", "k"])), "3\n");
+    // `down` knows it too, and SIGTERM ends it cleanly.
+    ok(&castra(&["down", lab.dir.to_str().unwrap()]));
+    assert!(back.wait().unwrap().success());
+}
+
+#[test]
+fn datagrams_of_any_bytes_leave_it_unharmed_and_counted() {
+    let lab = Lab::up(&[]);
+    let cluster = fs::read_to_string(lab.path("cluster.toml")).unwrap();
+    let addresses = cluster.lines().filter_map(|line| line.strip_prefix("address = ")).map(|a| a.trim_matches('"'));
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let mut seed = 1u64;
+    for address in addresses {
+        for len in [0, 1, 3, 4, 5, 23, 24, 40, 48, 64, 100, 1_000, 8_000] {
+            for kind in 0..6 {
+                let mut bytes: Vec<u8> = (0..len)
+                    .map(|_| {
+                        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        (seed >> 56) as u8
+                    })
+                    .collect();
+                if kind > 0 && len >= 8 {
+                    bytes[..5].copy_from_slice(&[b'c', b's', b't', 1, kind]);
+                }
+                let _ = socket.send_to(&bytes, address);
+            }
+        }
+    }
+    ok(&lab.kv(&["put", "k", "v"]));
+    let rejected = |status: &serde_json::Value, id: usize| -> u64 {
+        let rejects = status["replicas"][id]["rejects"].as_object().cloned().unwrap_or_default();
+        rejects.values().filter_map(serde_json::Value::as_u64).sum()
+    };
+    let status = lab.until(|status| (0..4).all(|id| rejected(status, id) >= 50));
+    assert_eq!(status["health"], "HEALTHY");
+}
+
+#[test]
+fn the_slow_ways_work_too() {
+    let lab = Lab::up(&["--signatures", "--open", "--f", "1"]);
+    ok(&lab.kv(&["put", "k", "v"]));
+    assert_eq!(ok(&lab.kv(&["get", "k"])), "v\n");
+    ok(&castra(&["down", lab.dir.to_str().unwrap()]));
+    for id in 0..4 {
+        let path = lab.path(&format!("r{id}.toml"));
+        fs::write(&path, format!("{}transport = \"sockets\"\n", fs::read_to_string(&path).unwrap())).unwrap();
+    }
+    ok(&castra(&["up", lab.dir.to_str().unwrap()]));
+    ok(&lab.kv(&["put", "k", "v"]));
+    assert_eq!(lab.status()["replicas"][0]["transport"], "sockets");
+}
+
+#[test]
+fn sigterm_ends_a_replica_cleanly_and_a_taken_port_is_named() {
+    let lab = Lab::up(&[]);
+    let mut second = Command::new(env!("CARGO_BIN_EXE_castra"));
+    let second = second.args(["replica", "--config", &lab.path("r0.toml")]).output().unwrap();
+    fails(&second, "E022");
+    // Without its pid file only the port tells.
+    let pid = lab.pid(0);
+    fs::remove_file(lab.path("r0.pid")).unwrap();
+    let second = castra(&["replica", "--config", &lab.path("r0.toml")]);
+    fails(&second, "E003");
+    fails(&second, &format!("pid {pid}"));
+
+    let id = lab.pid(1);
+    assert!(Command::new("kill").arg(id.to_string()).status().unwrap().success());
+    let started = Instant::now();
+    while lab.dir.join("r1.pid").exists() {
+        assert!(started.elapsed() < PATIENCE, "r1 does not end");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let log = BufReader::new(fs::File::open(lab.path("r1.log")).unwrap());
+    let last = log.lines().map_while(Result::ok).last().unwrap();
+    assert!(last.contains("r1 stops"), "{last}");
+    // r0 has no pid file any more: end it by the pid that we know.
+    assert!(Command::new("kill").arg(pid.to_string()).status().unwrap().success());
+}
