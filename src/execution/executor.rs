@@ -10,7 +10,7 @@ use super::layout::{self, Field};
 use super::queries::{Held, Queries};
 use super::reply_buffer::ReplyBuffer;
 use super::service::{NotReadOnly, Service};
-use super::sessions::{Session, Sessions, Standing};
+use super::sessions::{Owner, Session, Sessions, Standing};
 use crate::auth::Verified;
 use crate::state::State;
 use crate::types::{Position, SeqNum, SessionId, Time, View};
@@ -270,7 +270,7 @@ impl<S: Service> Executor<S> {
 
     /// One request of a batch. P4: duplicates and stale requests are sorted out here, not before.
     fn execute(&mut self, request: &Request<'_>, asked: Asked<'_>, at: Position, seed: u64, out: &mut Vec<Output>) {
-        let (client, library) = (asked.pack.client(), &mut self.state.library);
+        let (owner, library) = (owner_of(asked.pack), &mut self.state.library);
         let time = Time(Field::TIME.get(library));
         let (outcome, position) = match request.kind {
             // Only a faulty primary orders a query; it is the same non-request for all.
@@ -283,7 +283,7 @@ impl<S: Service> Executor<S> {
                     self.counters.ignored += 1;
                     return;
                 };
-                self.sessions.open(library, client, open, at, time)
+                self.sessions.open(library, owner, open, at, time)
             }
             RequestKind::Ordered | RequestKind::Close => {
                 let Some(session) = self.sessions.find(library, request.session) else {
@@ -291,7 +291,7 @@ impl<S: Service> Executor<S> {
                     self.reply(request, asked, at, Outcome::NoSession, out);
                     return;
                 };
-                match session.standing(library, client, request.t, request.low) {
+                match session.standing(library, owner, request.t, request.low) {
                     Standing::Ignored => {
                         self.counters.ignored += 1;
                         return;
@@ -361,7 +361,7 @@ impl<S: Service> Executor<S> {
     /// (no such session, a refusal: those must be agreed too), is handed back.
     fn on_admit(&mut self, pack: Verified<Pack>, view: View, out: &mut Vec<Output>) {
         let asked = Asked { pack: &pack, view };
-        let client = pack.client();
+        let owner = owner_of(&pack);
         let mut unexecuted = false;
         for request in pack.requests() {
             let library = &self.state.library;
@@ -369,7 +369,7 @@ impl<S: Service> Executor<S> {
                 RequestKind::ReadOnly => {}
                 RequestKind::Open => {
                     let Some((counter, _)) = request.open() else { continue };
-                    match self.sessions.opened(library, client, counter) {
+                    match self.sessions.opened(library, owner, counter) {
                         Some((outcome, position)) => self.reply(&request, asked, position, outcome, out),
                         None => unexecuted = true,
                     }
@@ -379,7 +379,7 @@ impl<S: Service> Executor<S> {
                         unexecuted = true;
                         continue;
                     };
-                    match session.standing(library, client, request.t, request.low) {
+                    match session.standing(library, owner, request.t, request.low) {
                         Standing::Executable => unexecuted = true,
                         Standing::Ignored => self.counters.ignored += 1,
                         Standing::Executed(position) => {
@@ -424,6 +424,11 @@ impl<S: Service> Executor<S> {
             }
         }
     }
+}
+
+/// Whose sessions the requests of a pack may use.
+fn owner_of(pack: &Pack) -> Owner {
+    (pack.client(), pack.endpoint())
 }
 
 fn reply(request: &Request<'_>, asked: Asked<'_>, kind: ReplyKind, position: Position, outcome: Outcome) -> Reply {

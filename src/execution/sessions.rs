@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! session   0 next free u32 | 4 window u32 | 8 id | 16 client | 24 counter | 32 low | 40 last used (agreed time)
-//!           48 reserved | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
+//!           48 endpoint | 56 reserved | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
 //! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the ring) | 20 length u32
 //!           24 the result, or its offset in the ring u64
 //! client    0 next free u32 | 4 sessions u32 | 8 client | 16 last counter | 24 last open (agreed time)
@@ -20,7 +20,7 @@ use super::reply_buffer::ReplyBuffer;
 use super::ring::Ring;
 use crate::limits::SMALL_RESULT_MAX;
 use crate::state::{PageId, Region};
-use crate::types::{ClientId, Position, SessionId, Time};
+use crate::types::{ClientId, EndpointId, Position, SessionId, Time};
 use crate::wire::{Outcome, Refusal};
 
 const WINDOW: usize = 4;
@@ -29,6 +29,7 @@ const CLIENT: usize = 16;
 const COUNTER: usize = 24;
 const LOW: usize = 32;
 const USED: usize = 40;
+const ENDPOINT: usize = 48;
 const SLOTS: usize = 64;
 
 const SLOT_PLACE: usize = 16;
@@ -63,6 +64,9 @@ pub(super) struct Sessions {
     changed: bool,
 }
 
+/// Whose a session is: a client identity, and the one endpoint of it that opened the session and may use it (P4).
+pub(super) type Owner = (ClientId, EndpointId);
+
 /// A session, found.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Session {
@@ -70,7 +74,7 @@ pub(super) struct Session {
     page: PageId,
     at: usize,
     id: SessionId,
-    client: ClientId,
+    owner: Owner,
     counter: u64,
     low: u64,
     window: u64,
@@ -83,15 +87,15 @@ pub(super) enum Standing {
     Executable,
     /// It was executed at this position.
     Executed(Position),
-    /// Its reply was received, it is beyond the window, or it is not the session's client that asks: no answer.
+    /// Its reply was received, it is beyond the window, or it is not the session's owner that asks: no answer.
     Ignored,
 }
 
 impl Session {
     /// P4: t is executable if l <= t < l + W, where l = max(stored low, the request's own).
-    pub(super) fn standing(&self, region: &Region, client: ClientId, t: u64, low: u64) -> Standing {
+    pub(super) fn standing(&self, region: &Region, owner: Owner, t: u64, low: u64) -> Standing {
         let l = self.low.max(low);
-        if self.client != client || low > t || t < l || t - l >= self.window {
+        if self.owner != owner || low > t || t < l || t - l >= self.window {
             return Standing::Ignored;
         }
         let (page, at) = self.slot(region, t);
@@ -188,7 +192,7 @@ impl Sessions {
             page,
             at,
             id: SessionId(get_u64(bytes, ID)),
-            client: ClientId(get_u64(bytes, CLIENT)),
+            owner: (ClientId(get_u64(bytes, CLIENT)), EndpointId(get_u64(bytes, ENDPOINT))),
             counter: get_u64(bytes, COUNTER),
             low: get_u64(bytes, LOW),
             window: get_u32(bytes, WINDOW).into(),
@@ -250,25 +254,26 @@ impl Sessions {
     pub(super) fn open(
         &mut self,
         region: &mut Region,
-        client: ClientId,
+        owner: Owner,
         (counter, window): (u64, u64),
         position: Position,
         time: Time,
     ) -> (Outcome, Position) {
-        if let Some(live) = self.opened(region, client, counter) {
+        if let Some(live) = self.opened(region, owner, counter) {
             return live;
         }
-        let outcome = match self.try_open(region, client, (counter, window), position, time) {
+        let outcome = match self.try_open(region, owner, (counter, window), position, time) {
             Ok(()) => opened(SessionId(position.0), window),
             Err(refusal) => Outcome::Refused(refusal),
         };
         (outcome, position)
     }
 
-    /// The answer to an open whose counter is that of a live session of `client`.
-    pub(super) fn opened(&self, region: &Region, client: ClientId, counter: u64) -> Option<(Outcome, Position)> {
-        self.of_client(region, client)
-            .find(|session| session.counter == counter)
+    /// The answer to an open whose counter is that of a live session of `owner`. Another endpoint of the same identity is
+    /// not answered with it: the two would get each other's results.
+    pub(super) fn opened(&self, region: &Region, owner: Owner, counter: u64) -> Option<(Outcome, Position)> {
+        self.of_client(region, owner.0)
+            .find(|session| session.counter == counter && session.owner == owner)
             .map(|session| (opened(session.id, session.window), Position(session.id.0)))
     }
 
@@ -280,7 +285,7 @@ impl Sessions {
     fn try_open(
         &mut self,
         region: &mut Region,
-        client: ClientId,
+        (client, endpoint): Owner,
         (counter, window): (u64, u64),
         position: Position,
         time: Time,
@@ -318,7 +323,8 @@ impl Sessions {
         let (page, at) = self.records.place(region, record);
         let mut bytes = [0; layout::SESSION];
         bytes[WINDOW..WINDOW + 4].copy_from_slice(&(window as u32).to_le_bytes());
-        for (field, value) in [(ID, position.0), (CLIENT, client.0), (COUNTER, counter), (USED, time.0)] {
+        let fields = [(ID, position.0), (CLIENT, client.0), (ENDPOINT, endpoint.0), (COUNTER, counter), (USED, time.0)];
+        for (field, value) in fields {
             bytes[field..field + 8].copy_from_slice(&value.to_le_bytes());
         }
         for i in 0..slot_pages(window) {
@@ -380,12 +386,12 @@ impl Sessions {
             region.release(page);
         }
         self.records.release(region, session.record);
-        let client = *self.client_records.get(&session.client).expect("a client with a session is known");
+        let client = *self.client_records.get(&session.owner.0).expect("a client with a session is known");
         let (page, at) = self.clients.place(region, client);
         let live = get_u32(region.read(page), at + CLIENT_SESSIONS);
         layout::put_u32(region, page, at + CLIENT_SESSIONS, live - 1);
         self.by_id.remove(&session.id);
-        self.by_owner.remove(&(session.client, session.id));
+        self.by_owner.remove(&(session.owner.0, session.id));
         self.changed = true;
     }
 }

@@ -11,6 +11,7 @@
 
 mod pacer;
 mod peers;
+mod resent;
 #[cfg(test)]
 mod tests;
 
@@ -22,8 +23,9 @@ use bytes::{Bytes, BytesMut};
 
 pub use pacer::Pace;
 use pacer::Pacer;
-pub use peers::Rate;
+use peers::Rate;
 use peers::{ClientPeers, Quota, Sender};
+pub use resent::Resent;
 
 use crate::auth::{AuthMode, Keyring, Opened, Part, Principal, Reject, Rejects, Verified};
 use crate::execution::Reply;
@@ -155,6 +157,7 @@ pub struct Network {
     replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
     pacer: Pacer,
     next_message: u64,
+    resent: Resent,
     // Kept for their capacity.
     heads: Vec<(Principal, Head)>,
     spare_replies: Vec<Vec<(View, ReplyEntry)>>,
@@ -199,6 +202,7 @@ impl Network {
             replies: BTreeMap::new(),
             pacer: Pacer::new(config.pace),
             next_message: 0,
+            resent: Resent::default(),
             heads: Vec::new(),
             spare_replies: Vec::new(),
             rejects: Rejects::default(),
@@ -557,11 +561,15 @@ impl Network {
         }
         // Rising across restarts too, as long as the clock is.
         self.next_message = (self.next_message + 1).max(now.0);
+        let number = match heads {
+            [(to, head)] => self.resent.number(*to, head, self.next_message),
+            _ => self.next_message,
+        };
         let (pacer, rejects) = (&mut self.pacer, &mut self.rejects);
         let has_room = |to: &Principal| address(*to).is_some_and(|peer| pacer.has_room(peer, body.len()));
         let receivers: Vec<_> = heads.iter().filter(|(to, _)| has_room(to)).copied().collect();
         rejects.add(Reject::SendQuota, (heads.len() - receivers.len()) as u64);
-        self.keys.fragment(self.next_message, self.config.datagram_max, &receivers, &body, |to, head, body| {
+        self.keys.fragment(number, self.config.datagram_max, &receivers, &body, |to, head, body| {
             if let Some(to) = address(to) {
                 pacer.push(Outgoing { to, head, body });
             }

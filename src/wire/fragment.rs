@@ -111,7 +111,7 @@ pub struct ReassemblyLimits {
 
 impl Default for ReassemblyLimits {
     fn default() -> ReassemblyLimits {
-        ReassemblyLimits { bytes_max: 4 * TOTAL_MAX, entries_max: 64, timeout: Duration::from_millis(500) }
+        ReassemblyLimits { bytes_max: 4 * TOTAL_MAX, entries_max: 64, timeout: Duration::from_secs(2) }
     }
 }
 

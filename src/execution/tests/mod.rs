@@ -83,7 +83,11 @@ fn request(session: SessionId, t: u64, low: u64, kind: RequestKind, op: &[u8]) -
 }
 
 fn pack_of(client: ClientId, requests: &[Request<'_>]) -> Pack {
-    let mut builder = PackBuilder::new(client, EndpointId(client.0 + 1));
+    pack_from(client, EndpointId(client.0 + 1), requests)
+}
+
+fn pack_from(client: ClientId, endpoint: EndpointId, requests: &[Request<'_>]) -> Pack {
+    let mut builder = PackBuilder::new(client, endpoint);
     for request in requests {
         builder.push(request);
     }

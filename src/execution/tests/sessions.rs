@@ -157,6 +157,21 @@ fn p09_an_open_is_done_once() {
 }
 
 #[test]
+fn p04_p09_a_session_serves_the_endpoint_that_opened_it_and_no_other() {
+    let mut bench = Bench::new();
+    let s = session_of(&bench.committed(&[open(ALICE, 5, 8)])[0]);
+    // Another process of the same identity happens to choose the same counter.
+    let (counter_and_window, other) = ([5u64.to_le_bytes(), 8u64.to_le_bytes()].concat(), EndpointId(77));
+    let same = pack_from(ALICE, other, &[request(SessionId::NONE, 5, 0, RequestKind::Open, &counter_and_window)]);
+    let refused = bench.committed(std::slice::from_ref(&same)).remove(0);
+    assert_eq!(refused.outcome, Outcome::Refused(Refusal::Counter { last: 5 }));
+    assert!(bench.admit(&same).1, "and no answer without order");
+    let stolen = pack_from(ALICE, other, &[request(s, 0, 0, RequestKind::Ordered, b"+")]);
+    assert!(bench.committed(&[stolen]).is_empty());
+    assert_eq!(bench.committed(&[ordered(ALICE, s, 0, b"+")])[0].outcome, count(1));
+}
+
+#[test]
 fn p09_windows_are_bounded() {
     let mut bench = Bench::new();
     for window in [0, 65, u64::MAX] {
