@@ -69,7 +69,7 @@ fn wrong_use_is_status_2() {
     expect(&castra(&[]), 2, &["Usage"]);
     expect(&castra(&["levitate"]), 2, &["levitate"]);
     expect(&castra(&["kv", "put", "k"]), 2, &["VALUE"]);
-    expect(&castra(&["kv", "--timeout", "-3", "get", "k"]), 2, &["timeout"]);
+    expect(&castra(&["kv", "--timeout", "0", "get", "k"]), 2, &["timeout"]);
     expect(&castra(&["kv", "get", ""]), 2, &["a key has 1 to 1024 bytes"]);
     expect(&castra(&["kv", "cas", "k", "--new", "x"]), 2, &["--expect"]);
     expect(&castra(&["cluster", "init", "/tmp/never-made", "--f", "22"]), 2, &["f = 22", "from 1 (4 replicas) to 21"]);
@@ -176,7 +176,7 @@ fn unknown_keys_missing_files_and_nonsense_are_named() {
     change(&cluster, "f = 2", "f = 99");
     expect(&castra(&["config", "check", &cluster]), 2, &["f = 99", "from 1 to 21"]);
     change(&cluster, "f = 99", "f = 1\nclients = \"shut\"");
-    expect(&castra(&["config", "check", &cluster]), 2, &["clients"]);
+    expect(&castra(&["config", "check", &cluster]), 2, &["cluster.toml:", "duplicate key"]);
     fs::write(&cluster, b"\xff\xfe = [[[").unwrap();
     expect(&castra(&["config", "check", &cluster]), 1, &["cluster.toml"]);
     fs::write(&cluster, "f = \n").unwrap();
@@ -185,6 +185,17 @@ fn unknown_keys_missing_files_and_nonsense_are_named() {
     expect(&castra(&["replica", "--config", "/proc/self/mem"]), 1, &["E021"]);
     expect(&castra(&["up", "/nonexistent"]), 1, &["E021", "castra cluster init"]);
     expect(&castra(&["kv", "-c", "/nonexistent", "get", "k"]), 1, &["E021"]);
+}
+
+#[test]
+fn clients_are_open_or_listed() {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = folder.path().join("lab").to_str().unwrap().to_owned();
+    expect(&castra(&["cluster", "init", "--open", &lab]), 0, &[]);
+    let cluster = format!("{lab}/cluster.toml");
+    expect(&castra(&["config", "check", &cluster]), 0, &["anybody who reaches it may read and write"]);
+    change(&cluster, "\"open\"", "\"shut\"");
+    expect(&castra(&["config", "check", &cluster]), 2, &["shut", "`clients = \"open\"` or [[clients]] tables"]);
 }
 
 #[test]
@@ -263,8 +274,9 @@ fn a_stranger_on_a_status_port_is_no_replica() {
     let address = text.lines().find_map(|line| line.strip_prefix("status = ")).unwrap().trim_matches('"');
     let stranger = TcpListener::bind(address).unwrap();
     let server = std::thread::spawn(move || {
-        use std::io::Write as _;
+        use std::io::{Read as _, Write as _};
         let (mut stream, _) = stranger.accept().unwrap();
+        let _ = stream.read(&mut [0; 1024]);
         let _ = stream.write_all(b"SSH-2.0-OpenSSH_9.9\r\n");
     });
     expect(&castra(&["status", &lab]), 1, &["E007", "r0  away", "does not answer as a castra replica"]);
