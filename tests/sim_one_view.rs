@@ -104,16 +104,14 @@ fn damaged_datagrams_are_dropped() {
     all("damaged_datagrams_are_dropped", 30, &config, 100);
 }
 
-/// Operations from 100 KiB to 1 MiB, on paths that lose about every tenth message of that size. (A message is sent
-/// again as a whole: what a lost fragment costs grows with the size.)
+/// Operations from 100 KiB to 1 MiB where one datagram in ten is lost: hardly any of them arrives whole the first time.
 #[test]
 fn large_operations() {
-    for (padding, mtu, loss) in [(100 << 10, 1_452, 1), (100 << 10, 9_000, 10), ((1 << 20) - 8, 65_507, 10)] {
+    for (padding, mtu) in [(100 << 10, 1_452), (100 << 10, 9_000), ((1 << 20) - 8, 9_000), ((1 << 20) - 8, 1_452)] {
         let mut config = Config { operations: 3, clients: 2, window: 2, ..Config::lossy() };
-        config.world.link.loss = loss;
         config.world.link.mtu = mtu;
         let keys = keys(&config);
-        sweep("large_operations", 0..4, &[], |seed| play(seed, config.clone(), &keys, padding));
+        sweep("large_operations", 0..3, &[], |seed| play(seed, config.clone(), &keys, padding));
     }
 }
 
