@@ -1,9 +1,10 @@
 //! The laboratory on clusters of real sockets: figures that are true, work that is accounted for.
 #![cfg(feature = "cli")]
 
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use castra::auth::{AuthMode, Clients, ClusterKeys, Identity, Keyring};
 use castra::execution::Service;
@@ -17,6 +18,7 @@ use castra::runtime::{Backend, Clock, Stop, Udp, WaitPolicy, drive};
 use castra::services::{Kv, Null};
 use castra::transport::Transport as _;
 use castra::types::{ClusterSize, Digest, ReplicaId};
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Four replicas in threads of this process, on loopback.
 struct Embedded {
@@ -137,4 +139,116 @@ fn work_is_accounted_for() {
     assert_eq!(verdict.linearizable, Ok(()));
     assert_eq!((verdict.lost, verdict.duplicated), (0, 0));
     assert!(verdict.ops > record.worked());
+}
+
+/// Runs the real binary to its end and gives its JSON.
+fn castra(arguments: &[&str]) -> serde_json::Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "castra {arguments:?}: {}\n{out}\n{err}", output.status);
+    serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
+}
+
+#[test]
+fn the_demo_loses_nothing_and_says_so() {
+    let report = castra(&["demo", "--seconds", "2", "--json"]);
+    assert!(report["ops"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["ops_per_s"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert!(report["seconds"].as_f64().unwrap() >= 2.0, "{report:#}");
+    for none in ["lost", "duplicated", "unanswered"] {
+        assert_eq!(report[none], 0, "{report:#}");
+    }
+    for yes in ["linearizable", "digests_equal"] {
+        assert_eq!(report[yes], true, "{report:#}");
+    }
+    assert_eq!(report["digests_of"].as_array().unwrap().len(), 3, "{report:#}");
+    assert_eq!(report["killed"], report["restarted_replica"]["id"]);
+    assert_ne!(report["killed"], "r0", "a backup is killed, not the primary");
+    assert_eq!(
+        (&report["restarted_replica"]["state"], &report["restarted_replica"]["boot"]),
+        (&"forgetful".into(), &2.into())
+    );
+    for phase in ["before", "after"] {
+        assert!(report[phase]["writes"]["ops"].as_u64().unwrap() > 0, "{report:#}");
+        assert!(report[phase]["reads"]["p50"].as_f64().unwrap() > 0.0, "{report:#}");
+    }
+}
+
+#[test]
+fn load_is_measured_on_processes() {
+    for (transport, more) in [("uring", None), ("sockets", Some("--read-only"))] {
+        let mut arguments =
+            vec!["bench", "load", "--seconds", "1", "--warm-up", "0.2", "--clients", "2", "--outstanding", "8"];
+        arguments.extend(["--request", "100", "--reply", "200", "--transport", transport, "--json"]);
+        arguments.extend(more);
+        let report = castra(&arguments);
+        assert!(report["operations"].as_u64().unwrap() > 0, "{report:#}");
+        for positive in ["ops_per_s", "rss_mib_per_replica", "measured_seconds"] {
+            assert!(report[positive].as_f64().unwrap() > 0.0, "{positive}: {report:#}");
+        }
+        let latency = |name: &str| report["latency_us"][name].as_f64().unwrap();
+        assert!(0.0 < latency("p50") && latency("p50") <= latency("p99"), "{report:#}");
+        assert!(latency("p99") <= latency("p999") && latency("p999") <= latency("max"), "{report:#}");
+        let cpu = |name: &str| report["cpu_us_per_op"][name].as_f64().unwrap();
+        assert!((cpu("replicas") + cpu("clients") - cpu("total")).abs() < 0.05, "{report:#}");
+        assert!(cpu("replicas") > 0.0 && cpu("clients") > 0.0, "{report:#}");
+        assert_eq!((&report["errors"], &report["wrong_results"]), (&0.into(), &0.into()), "{report:#}");
+        assert_eq!(report["replicas"].as_array().unwrap().len(), 4);
+        let configuration = &report["configuration"];
+        assert_eq!((&configuration["clients"], &configuration["outstanding"]), (&2.into(), &8.into()));
+        assert_eq!(configuration["read_only"], more.is_some());
+        if transport == "sockets" {
+            assert_eq!(configuration["transport_replicas"], "sockets");
+        }
+        assert!(!report["machine"]["cpu"].as_str().unwrap().is_empty());
+    }
+}
+
+#[test]
+fn wrong_use_is_told_from_failure() {
+    for arguments in [
+        &["bench", "load", "--replicas", "5"][..],
+        &["bench", "load", "--clients", "0"],
+        &["bench", "load", "--outstanding", "3000", "--sessions", "1"],
+        &["bench", "load", "--seconds", "nan"],
+        &["demo", "--seconds", "100"],
+    ] {
+        let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+/// Processes of this machine that hold `folder` in their arguments.
+fn processes_of(folder: &str) -> usize {
+    let holds = |entry: std::io::Result<std::fs::DirEntry>| {
+        let line = std::fs::read(entry.ok()?.path().join("cmdline")).ok()?;
+        String::from_utf8_lossy(&line).contains(folder).then_some(())
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(holds).count()
+}
+
+#[test]
+fn no_replica_outlives_a_demo_that_is_stopped_or_killed() {
+    for signal in [Signal::TERM, Signal::KILL] {
+        let folder = tempfile::tempdir().unwrap();
+        let name = folder.path().to_str().unwrap();
+        let mut demo = Command::new(env!("CARGO_BIN_EXE_castra"));
+        demo.args(["demo", "--seconds", "45", "--json"]).env("TMPDIR", folder.path()).stdout(Stdio::null());
+        let mut demo = demo.spawn().unwrap();
+        let until = Instant::now() + Duration::from_secs(30);
+        while processes_of(name) < 4 {
+            assert!(Instant::now() < until && demo.try_wait().unwrap().is_none(), "four replicas start");
+            thread::sleep(Duration::from_millis(20));
+        }
+        kill_process(Pid::from_child(&demo), signal).unwrap();
+        let exit = demo.wait().unwrap();
+        if signal == Signal::TERM {
+            assert_eq!(exit.code(), Some(130));
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "its folder is gone");
+        }
+        while processes_of(name) > 0 {
+            assert!(Instant::now() < until, "the replicas end with it");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
 }

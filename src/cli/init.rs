@@ -55,8 +55,20 @@ pub struct Init {
     pub lab: bool,
 }
 
-/// Makes a laboratory.
+/// Makes a laboratory, and says what it made.
 pub fn init(args: &Init) -> Result<(), Error> {
+    let (cluster, status) = make(args)?;
+    let dir = args.dir.display();
+    line(format!("{dir}: cluster {} of {} replicas, tolerates {}", short(&cluster), cluster.size.n(), args.f))?;
+    for (entry, status) in cluster.file.replicas.iter().zip(&status) {
+        line(format!("  r{}  {}  status {status}", entry.id, entry.address))?;
+    }
+    note("This is a laboratory: all keys were made in one place. Next: castra up ".to_owned() + &dir.to_string());
+    Ok(())
+}
+
+/// Makes a laboratory: the cluster and where its replicas answer `castra status`.
+pub fn make(args: &Init) -> Result<(Cluster, Vec<SocketAddr>), Error> {
     let size = size(args.f)?;
     let cluster_path = args.dir.join("cluster.toml");
     let first = SocketAddr::new(args.address, args.base_port.unwrap_or(0));
@@ -102,14 +114,7 @@ pub fn init(args: &Init) -> Result<(), Error> {
     }
     files::write_key(&args.dir.join("client.key"), "the laboratory's client", &client)?;
     files::write_new(&args.dir.join("client.toml"), CLIENT_TEXT.as_bytes(), 0o644)?;
-
-    let dir = args.dir.display();
-    line(format!("{dir}: cluster {} of {} replicas, tolerates {}", short(&cluster), size.n(), args.f))?;
-    for (entry, status) in entries.iter().zip(&status) {
-        line(format!("  r{}  {}  status {status}", entry.id, entry.address))?;
-    }
-    note("This is a laboratory: all keys were made in one place. Next: castra up ".to_owned() + &dir.to_string());
-    Ok(())
+    Ok((cluster, status))
 }
 
 /// The first bytes of a cluster's id, for people.

@@ -11,6 +11,7 @@ pub mod errors;
 mod files;
 mod init;
 mod kv;
+mod lab;
 mod nearest;
 mod output;
 mod processes;
@@ -38,6 +39,8 @@ struct Castra {
 
 #[derive(Subcommand, Debug)]
 enum Verb {
+    /// Try it: four replicas, work, a replica that dies; every answer is checked
+    Demo(lab::demo::Demo),
     /// Start every replica of a folder as a background process
     Up(updown::Up),
     /// End every replica of a folder
@@ -48,6 +51,9 @@ enum Verb {
     Replica(replica::ReplicaArgs),
     /// Use the replicated key-value store
     Kv(kv::Kv),
+    /// Measure
+    #[command(subcommand)]
+    Bench(BenchVerb),
     /// Make a cluster: a laboratory, or from public parts
     #[command(subcommand)]
     Cluster(ClusterVerb),
@@ -57,6 +63,12 @@ enum Verb {
     /// Check configuration files
     #[command(subcommand)]
     Config(ConfigVerb),
+}
+
+#[derive(Subcommand, Debug)]
+enum BenchVerb {
+    /// Keep load on a cluster: throughput, latency, CPU, memory
+    Load(lab::bench::LoadArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -107,6 +119,8 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Status(args) => status::status(&args),
         Verb::Replica(args) => replica::replica(&args),
         Verb::Kv(args) => kv::run(args),
+        Verb::Demo(args) => lab::demo::demo(&args),
+        Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

@@ -36,6 +36,9 @@ pub struct ReplicaArgs {
     /// Allow laboratory keys and memory mode beyond loopback, knowingly
     #[arg(long)]
     pub lab: bool,
+    /// Stop when standard input closes: whoever started it holds the other end
+    #[arg(long, hide = true)]
+    pub until_stdin_closes: bool,
 }
 
 /// Wakes the main thread when the replica is to stop.
@@ -61,8 +64,8 @@ pub fn replica(args: &ReplicaArgs) -> Result<(), Error> {
     let keyring = Keyring::replica(config.id, &identity, keys, config.cluster.auth_mode());
     let keyring = keyring.map_err(|error| Error::Usage(error.to_string()))?;
     match config.cluster.file.service {
-        ServiceName::Kv => run(&config, instance, keyring, Kv),
-        ServiceName::Null => run(&config, instance, keyring, Null),
+        ServiceName::Kv => run(args, &config, instance, keyring, Kv),
+        ServiceName::Null => run(args, &config, instance, keyring, Null),
     }
 }
 
@@ -74,7 +77,13 @@ fn log() {
     let _ = builder.with_ansi(false).with_target(false).log_internal_errors(false).try_init();
 }
 
-fn run<S: Service>(config: &config::Replica, instance: u64, keyring: Keyring, service: S) -> Result<(), Error> {
+fn run<S: Service>(
+    args: &ReplicaArgs,
+    config: &config::Replica,
+    instance: u64,
+    keyring: Keyring,
+    service: S,
+) -> Result<(), Error> {
     let pid_file = processes::pid_file(&config::folder_of(&config.path), config.id);
     if let Some(process) = processes::running(&pid_file) {
         return Err(Error::Running {
@@ -92,6 +101,9 @@ fn run<S: Service>(config: &config::Replica, instance: u64, keyring: Keyring, se
     let stop = Stop::new();
     let _signals = StopOnSignals::new(stop.clone())?;
     stop.wakes(Arc::new(Unpark(thread::current())));
+    if args.until_stdin_closes {
+        stop_with_stdin(stop.clone())?;
+    }
     let placement = config.cores()?.place(&cores::allowed()).map_err(Error::Cores)?;
     let mut protocol = config.cluster.protocol(config.id);
     protocol.forgetful = boot > 1;
@@ -168,6 +180,16 @@ fn run<S: Service>(config: &config::Replica, instance: u64, keyring: Keyring, se
             Ok(())
         }
     }
+}
+
+/// A process whose starter is gone, however that ended, goes too.
+fn stop_with_stdin(stop: Stop) -> Result<(), Error> {
+    let wait = move || {
+        let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
+        stop.stop();
+    };
+    let thread = thread::Builder::new().name("castra-lifeline".to_owned()).spawn(wait);
+    thread.map(drop).map_err(Error::system("start a thread"))
 }
 
 struct RemoveOnDrop(PathBuf);

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{self, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
@@ -49,6 +50,8 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(log.try_clone()?)
             .stderr(log)
+            // A group of its own: Ctrl-C at this terminal is meant for us, and we end it.
+            .process_group(0)
             .spawn()?;
         let lifeline = process.stdin.take();
         Ok(Child { launch, process, lifeline, ended: None })

@@ -124,6 +124,8 @@ pub struct Measured {
     pub window: Duration,
     /// Their latencies.
     pub latencies: Latencies,
+    /// Requests that ended, over the whole run.
+    pub completed: u64,
     /// Requests that ended without a result, over the whole run.
     pub errors: u64,
     /// Those by what was said, some of them.
@@ -166,6 +168,7 @@ struct Board {
 #[derive(Default)]
 struct Tally {
     latencies: Latencies,
+    completed: u64,
     errors: u64,
     errors_said: BTreeMap<String, u64>,
     wrong: u64,
@@ -216,6 +219,7 @@ pub fn run(
         for thread in started {
             let tally = thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
             whole.latencies.add(&tally.latencies);
+            whole.completed += tally.completed;
             whole.errors += tally.errors;
             whole.wrong += tally.wrong;
             whole.retransmissions += tally.retransmissions;
@@ -230,6 +234,7 @@ pub fn run(
             operations: whole.latencies.len(),
             window: length,
             latencies: whole.latencies,
+            completed: whole.completed,
             errors: whole.errors,
             errors_said: whole.errors_said,
             wrong: whole.wrong,
@@ -358,6 +363,7 @@ fn drive(
     drain(&mut stations, |done| tally.count(load, done, board));
     for station in &mut stations {
         let stats = station.endpoint().stats();
+        tally.completed += stats.completed;
         tally.retransmissions += stats.retransmissions;
         tally.fallbacks += stats.fallbacks;
     }

@@ -45,8 +45,16 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+impl Kv {
+    /// As if it were typed.
+    pub fn new(cluster: PathBuf, timeout: Duration, verb: Verb) -> Kv {
+        Kv { cluster, timeout: Some(timeout), json: false, verb }
+    }
+}
+
+/// What can be done with the store.
 #[derive(Subcommand, Debug)]
-enum Verb {
+pub enum Verb {
     /// Print the value of a key; exit status 1 if it has none
     #[command(after_help = "Example:\n  castra kv --cluster lab get greeting")]
     Get {

@@ -95,6 +95,13 @@ pub struct PhaseFigures {
     pub writes: Operations,
 }
 
+impl PhaseFigures {
+    /// To what one reads: milliseconds, whole operations.
+    pub fn rounded(self) -> PhaseFigures {
+        PhaseFigures { seconds: (self.seconds * 1e3).round() / 1e3, ops_per_s: self.ops_per_s.round(), ..self }
+    }
+}
+
 /// What the record proves.
 #[derive(Debug)]
 pub struct Verdict {

@@ -1,0 +1,375 @@
+//! `castra bench load`: how much, how fast, at what cost.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::{Laboratory, Options, load_error, target};
+use crate::auth::{AuthMode, Identity};
+use crate::cli::config::{Client, Cluster, ServiceName, TransportKind};
+use crate::cli::errors::Error;
+use crate::cli::output::{self, line, note};
+use crate::cli::status::{self, ReplicaStatus};
+use crate::cli::{config, files};
+use crate::execution::ExecutorConfig;
+use crate::lab::{LatencyMicros, Load, Machine, Measured, Target, load};
+use crate::runtime::{Stop, StopOnSignals};
+use crate::types::ClusterSize;
+
+/// `castra bench load`
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Examples:\n  castra bench load                                        one client, one request at a time: latency\n  \
+                  castra bench load --clients 30                           thirty clients in lock-step\n  \
+                  castra bench load --clients 4 --outstanding 256          packed: throughput\n  \
+                  castra bench load --read-only --request 8 --reply 4096   queries with results of a page\n\
+                  Build with --release first. On a machine with few cores clients and replicas share them: the figures are \
+                  of all together."
+)]
+pub struct LoadArgs {
+    /// Replicas to start: 4, 7, 10, …
+    #[arg(long, default_value_t = 4, conflicts_with = "cluster")]
+    pub replicas: usize,
+    /// Client endpoints, each with its own socket and keys
+    #[arg(long, default_value_t = 1)]
+    pub clients: usize,
+    /// Requests that each client keeps outstanding
+    #[arg(long, default_value_t = 1)]
+    pub outstanding: usize,
+    /// Sessions that each client spreads them over; by default as many as its requests need
+    #[arg(long)]
+    pub sessions: Option<usize>,
+    /// Bytes of an operation, at least 4
+    #[arg(long, value_name = "BYTES", default_value_t = 8)]
+    pub request: usize,
+    /// Bytes of a result
+    #[arg(long, value_name = "BYTES", default_value_t = 8)]
+    pub reply: usize,
+    /// Queries, answered without ordering
+    #[arg(long)]
+    pub read_only: bool,
+    /// Seconds that are measured
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds before that
+    #[arg(long, default_value_t = 1.0)]
+    pub warm_up: f64,
+    /// Client threads; by default one on a small machine
+    #[arg(long)]
+    pub threads: Option<usize>,
+    /// Packet path of replicas and clients
+    #[arg(long, value_enum, default_value_t = Path::Uring)]
+    pub transport: Path,
+    /// Use a running cluster of the null service: its folder, or a client.toml
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A packet path, at the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub enum Path {
+    /// io_uring, or plain sockets where it is refused
+    Uring,
+    /// Plain sockets
+    Sockets,
+}
+
+impl From<Path> for TransportKind {
+    fn from(path: Path) -> TransportKind {
+        match path {
+            Path::Uring => TransportKind::Auto,
+            Path::Sockets => TransportKind::Sockets,
+        }
+    }
+}
+
+/// CPU time of an operation, in microseconds.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+struct CpuPerOp {
+    /// Of all replicas together; absent if they run elsewhere.
+    replicas: Option<f64>,
+    clients: f64,
+    total: Option<f64>,
+}
+
+/// What is printed.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+struct Report {
+    ops_per_s: f64,
+    latency_us: LatencyMicros,
+    cpu_us_per_op: CpuPerOp,
+    /// The largest of them.
+    rss_mib_per_replica: Option<f64>,
+    /// Requests without a result, over the whole run.
+    errors: u64,
+    /// Results of a wrong length, over the whole run.
+    wrong_results: u64,
+    operations: u64,
+    measured_seconds: f64,
+    /// Requests sent again, over the whole run.
+    retransmissions: u64,
+    /// Queries that had to be ordered, over the whole run.
+    fallbacks: u64,
+    /// Ordered operations per batch over the whole run; absent if there were none.
+    ops_per_batch: Option<f64>,
+    replicas: Vec<PerReplica>,
+    configuration: Configuration,
+    machine: Machine,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+struct PerReplica {
+    id: String,
+    cpu_us_per_op: Option<f64>,
+    rss_mib: Option<f64>,
+    /// Batches executed over the whole run.
+    batches: u64,
+    /// Datagrams over the whole run.
+    datagrams_sent: u64,
+    datagrams_received: u64,
+    /// Datagrams that the kernel dropped for want of room.
+    drops: u64,
+}
+
+#[derive(Clone, PartialEq, Debug, Serialize)]
+struct Configuration {
+    replicas: usize,
+    f: usize,
+    #[serde(flatten)]
+    load: Load,
+    transport_replicas: String,
+    transport_clients: String,
+    placement: String,
+    auth: &'static str,
+    own_cluster: bool,
+    optimised_build: bool,
+    version: String,
+}
+
+/// Measures.
+pub fn load(args: &LoadArgs) -> Result<(), Error> {
+    let stop = Stop::new();
+    let _signals = StopOnSignals::new(stop.clone())?;
+    let load = plan(args)?;
+    if cfg!(debug_assertions) {
+        note("this build is not optimised: figures of `cargo build --release` are several times better");
+    }
+    let report = match &args.cluster {
+        None => own_cluster(args, &load, &stop)?,
+        Some(path) => running_cluster(path, args, &load, &stop)?,
+    };
+    if args.json {
+        output::json(&report)?
+    } else {
+        show(&report)?
+    }
+    match report.errors + report.wrong_results {
+        0 => Ok(()),
+        _ => Err(Error::Running {
+            seen: format!("{} requests had no result, {} a wrong one", report.errors, report.wrong_results),
+            mend: "the figures above are of the others; a smaller load may be borne without loss".into(),
+        }),
+    }
+}
+
+fn plan(args: &LoadArgs) -> Result<Load, Error> {
+    let window = usize::try_from(ExecutorConfig::default().window_max).unwrap_or(usize::MAX);
+    let cores = Machine::here().cores;
+    let load = Load {
+        clients: args.clients,
+        outstanding: args.outstanding,
+        sessions: args.sessions.unwrap_or(args.outstanding.div_ceil(window)),
+        request_bytes: args.request.max(4),
+        reply_bytes: args.reply,
+        read_only: args.read_only,
+        threads: args.threads.unwrap_or((cores / 4).clamp(1, args.clients.max(1))),
+        warm_up_seconds: args.warm_up,
+        seconds: args.seconds,
+    };
+    load.validate().map_err(Error::Usage)?;
+    Ok(load)
+}
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Error> {
+    let n = args.replicas;
+    let size = ClusterSize::of(n)
+        .ok_or_else(|| Error::Usage(format!("--replicas {n}: 3f + 1 make a cluster: 4, 7, 10, …")))?;
+    let transport = args.transport.into();
+    let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport };
+    let lab = Laboratory::start(&options, stop)?;
+    let identities = (0..load.clients).map(|_| files::new_identity()).collect::<Result<Vec<_>, _>>()?;
+    let target = lab.target(transport, TIMEOUT);
+    let run = Run { load, target: &target, identities: &identities, pids: &lab.pids(), stop };
+    let report = run.report(lab.cluster(), true, || lab.statuses().into_iter().map(|(_, status)| status).collect())?;
+    lab.stop();
+    Ok(report)
+}
+
+fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Error> {
+    let client = Client::load(path)?;
+    if client.cluster.file.service != ServiceName::Null {
+        let mend = "castra cluster init --service null DIR && castra up DIR makes one that does";
+        return Err(config::wrong(&client.cluster.path, "its service is not `null`", mend));
+    }
+    let identity = files::read_key(&client.file.key_file)?;
+    let instance = files::read_instance(&client.file.instance_file)?;
+    let folder = client.cluster.folder();
+    let statuses = || -> Vec<ReplicaStatus> {
+        status::ask_all(&folder, &client.cluster).into_iter().filter_map(|asked| asked.answer.ok()).collect()
+    };
+    // Processes on this machine can be looked at; others' cost is not known here.
+    let local = client.cluster.addresses().iter().all(|address| address.ip().is_loopback());
+    let found: Vec<u32> = statuses().iter().map(|status| status.pid).collect();
+    let pids = if local && found.len() == client.cluster.size.n() { found } else { Vec::new() };
+    let target = target(&client.cluster, instance, args.transport.into(), TIMEOUT);
+    let run = Run { load, target: &target, identities: &[identity], pids: &pids, stop };
+    run.report(&client.cluster, false, statuses)
+}
+
+struct Run<'a> {
+    load: &'a Load,
+    target: &'a Target,
+    identities: &'a [Identity],
+    pids: &'a [u32],
+    stop: &'a Stop,
+}
+
+impl Run<'_> {
+    fn report(
+        &self,
+        cluster: &Cluster,
+        own_cluster: bool,
+        statuses: impl Fn() -> Vec<ReplicaStatus>,
+    ) -> Result<Report, Error> {
+        let before = statuses();
+        let measured = load::run(self.load, self.target, self.identities, self.pids, self.stop).map_err(load_error)?;
+        let after = statuses();
+        Ok(report(self, cluster, own_cluster, &measured, &before, &after))
+    }
+}
+
+fn report(
+    run: &Run<'_>,
+    cluster: &Cluster,
+    own_cluster: bool,
+    measured: &Measured,
+    before: &[ReplicaStatus],
+    after: &[ReplicaStatus],
+) -> Report {
+    let seconds = measured.window.as_secs_f64();
+    let ops = measured.operations as f64;
+    let per_op = |cpu: Duration| if ops > 0.0 { round(cpu.as_secs_f64() * 1e6 / ops, 2) } else { 0.0 };
+    let mib = |bytes: u64| round(bytes as f64 / f64::from(1 << 20), 1);
+    let replicas_cpu = (!measured.cpu_replicas.is_empty()).then(|| measured.cpu_replicas.iter().sum());
+    let of_replica = |now: &ReplicaStatus| {
+        let process = run.pids.iter().position(|&pid| pid == now.pid);
+        let then = before.iter().find(|then| then.id == now.id);
+        let grown = |of: &dyn Fn(&ReplicaStatus) -> u64| of(now).saturating_sub(then.map_or(0, of));
+        let socket = |name: &'static str| grown(&|s| s.socket.get(name).copied().unwrap_or(0));
+        PerReplica {
+            id: now.id.clone(),
+            cpu_us_per_op: process.map(|i| per_op(measured.cpu_replicas[i])),
+            rss_mib: process.map(|i| mib(measured.resident[i])),
+            batches: grown(&|s| s.executed),
+            datagrams_sent: socket("sent"),
+            datagrams_received: socket("received"),
+            drops: socket("kernel_drops"),
+        }
+    };
+    let replicas: Vec<PerReplica> = after.iter().map(of_replica).collect();
+    let batches = replicas.iter().map(|replica| replica.batches).max().unwrap_or(0);
+    let said = |of: &dyn Fn(&ReplicaStatus) -> String| after.first().map_or_else(String::new, of);
+    Report {
+        ops_per_s: round(ops / seconds, 1),
+        latency_us: measured.latencies.micros(),
+        cpu_us_per_op: CpuPerOp {
+            replicas: replicas_cpu.map(per_op),
+            clients: per_op(measured.cpu_clients),
+            total: replicas_cpu.map(|cpu: Duration| per_op(cpu + measured.cpu_clients)),
+        },
+        rss_mib_per_replica: measured.resident.iter().max().map(|&bytes| mib(bytes)),
+        errors: measured.errors,
+        wrong_results: measured.wrong,
+        operations: measured.operations,
+        measured_seconds: round(seconds, 3),
+        retransmissions: measured.retransmissions,
+        fallbacks: measured.fallbacks,
+        ops_per_batch: (!run.load.read_only && batches > 0)
+            .then(|| round(measured.completed as f64 / batches as f64, 1)),
+        replicas,
+        configuration: Configuration {
+            replicas: cluster.size.n(),
+            f: cluster.size.f(),
+            load: run.load.clone(),
+            transport_replicas: said(&|status| status.transport.clone()),
+            transport_clients: measured.transport.to_owned(),
+            placement: said(&|status| status.placement.clone()),
+            auth: match cluster.auth_mode() {
+                AuthMode::Mac => "mac",
+                AuthMode::Signature => "signature",
+            },
+            own_cluster,
+            optimised_build: !cfg!(debug_assertions),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        },
+        machine: Machine::here(),
+    }
+}
+
+fn round(value: f64, digits: i32) -> f64 {
+    let scale = 10f64.powi(digits);
+    (value * scale).round() / scale
+}
+
+fn show(report: &Report) -> Result<(), Error> {
+    let configuration = &report.configuration;
+    let load = &configuration.load;
+    line(format!("machine   {}", report.machine.line()))?;
+    line(format!(
+        "cluster   {} replicas, {} ({})",
+        configuration.replicas, configuration.transport_replicas, configuration.placement
+    ))?;
+    line(format!(
+        "load      {} clients x {} outstanding, {}, {} B requests, {} B replies, {} for {} s",
+        load.clients,
+        load.outstanding,
+        if load.read_only { "queries" } else { "ordered" },
+        load.request_bytes,
+        load.reply_bytes,
+        configuration.transport_clients,
+        report.measured_seconds
+    ))?;
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING);
+    let unknown = || "-".to_owned();
+    let LatencyMicros { p50, p99, p999, max } = report.latency_us;
+    let cpu = report.cpu_us_per_op;
+    let number = |value: Option<f64>| value.map_or_else(unknown, |value| format!("{value}"));
+    for (name, value, unit) in [
+        ("throughput", format!("{:.0}", report.ops_per_s), "operations/s"),
+        ("latency p50", format!("{p50}"), "µs"),
+        ("        p99", format!("{p99}"), "µs"),
+        ("        p99.9", format!("{p999}"), "µs"),
+        ("        max", format!("{max}"), "µs"),
+        ("CPU, all replicas", number(cpu.replicas), "µs/operation"),
+        ("     clients", format!("{}", cpu.clients), "µs/operation"),
+        ("     together", number(cpu.total), "µs/operation"),
+        ("memory", number(report.rss_mib_per_replica), "MiB, the largest replica"),
+        ("batches of", number(report.ops_per_batch), "operations"),
+        ("sent again", report.retransmissions.to_string(), "requests"),
+        ("errors", (report.errors + report.wrong_results).to_string(), ""),
+    ] {
+        table.add_row([name, &value, unit]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    line(table.trim_fmt())
+}
