@@ -119,7 +119,7 @@ fn the_store_from_the_command_line() {
 #[test]
 fn values_of_any_size_and_bytes() {
     let lab = Lab::up(&[]);
-    let big: Vec<u8> = (0..1_000_000u32).map(|i| (i * 7 >> 3) as u8).collect();
+    let big: Vec<u8> = (0..1_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
     fs::write(lab.path("big"), &big).unwrap();
     ok(&lab.kv(&["put", "big", "--file", &lab.path("big")]));
     let got = lab.kv(&["get", "--raw", "big"]);
@@ -212,6 +212,23 @@ fn datagrams_of_any_bytes_leave_it_unharmed_and_counted() {
     };
     let status = lab.until(|status| (0..4).all(|id| rejected(status, id) >= 50));
     assert_eq!(status["health"], "HEALTHY");
+}
+
+#[test]
+fn e005_one_changed_byte_is_another_cluster() {
+    let lab = Lab::up(&[]);
+    let other = lab.dir.join("other");
+    fs::create_dir(&other).unwrap();
+    for file in ["client.toml", "client.key", "instance"] {
+        fs::copy(lab.dir.join(file), other.join(file)).unwrap();
+    }
+    let text = fs::read_to_string(lab.path("cluster.toml")).unwrap();
+    fs::write(other.join("cluster.toml"), format!("{text}\n")).unwrap();
+    let output = castra(&["kv", "-c", other.to_str().unwrap(), "--timeout", "0.3", "put", "k", "v"]);
+    fails(&output, "E013");
+    let status = lab.until(|status| !status["replicas"][0]["foreign"].is_null());
+    assert!(status["replicas"][0]["foreign"][1].as_str().unwrap().starts_with("127.0.0.1:"), "{status:#}");
+    assert!(ok(&castra(&["status", lab.dir.to_str().unwrap()])).contains("of another cluster"));
 }
 
 #[test]

@@ -51,9 +51,9 @@ pub enum Error {
     },
     /// E005: a datagram of another cluster arrived.
     ForeignCluster {
-        /// First bytes of our id.
+        /// The first bytes of our id, little-endian.
         ours: u64,
-        /// First bytes of the datagram's.
+        /// The first bytes of the datagram's.
         theirs: u64,
         /// Who sent it.
         from: SocketAddr,
@@ -287,7 +287,9 @@ impl Error {
                 key.display()
             ),
             Error::ForeignCluster { ours, theirs, from, count } => format!(
-                "{count} datagrams of another cluster, last from {from}: theirs is {theirs:016x}, ours is {ours:016x}"
+                "{count} datagrams of another cluster, last from {from}: its id begins with {}, ours with {}",
+                hex::encode(theirs.to_le_bytes()),
+                hex::encode(ours.to_le_bytes())
             ),
             Error::TooFewReplicas { n, f, missing } => format!(
                 "{} of {n} replicas answer, {} are needed (n = {n}, f = {f}); missing: {}",

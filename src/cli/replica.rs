@@ -1,6 +1,6 @@
 //! `castra replica`: one replica, until it is told to stop.
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, Thread};
@@ -21,7 +21,8 @@ use crate::replica::{NetworkConfig, ReplicaConfig, StatusReport};
 use crate::runtime::bind::{Bound, UdpConfig, free_ports};
 use crate::runtime::{Host, Opened, Running, Stop, StopOnSignals, WaitPolicy, cores};
 use crate::services::{Kv, Null};
-use crate::transport::Wake;
+use crate::transport::{Peer, Wake};
+use crate::wire::header::cluster_tag;
 
 /// `castra replica`
 #[derive(clap::Args, Debug)]
@@ -144,6 +145,7 @@ fn run<S: Service>(
     }
 
     let about = About {
+        addresses: config.cluster.addresses(),
         cluster: config.cluster.id.to_string(),
         instance,
         boot,
@@ -162,8 +164,15 @@ fn run<S: Service>(
         })?;
     }
     let finished = || running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Running::is_finished);
+    let mut teller = Teller::default();
     while !stop.is_stopped() && !finished() {
         thread::park_timeout(LOOK);
+        if teller.told.elapsed() >= TELL {
+            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(report) = running.as_ref().and_then(Running::status) {
+                teller.tell(config, &about, &report);
+            }
+        }
     }
     let ended = running.lock().unwrap_or_else(PoisonError::into_inner).take();
     stop.stop();
@@ -190,6 +199,50 @@ fn stop_with_stdin(stop: Stop) -> Result<(), Error> {
     };
     let thread = thread::Builder::new().name("castra-lifeline".to_owned()).spawn(wait);
     thread.map(drop).map_err(Error::system("start a thread"))
+}
+
+/// Writes to the log what an operator should hear of, once in a while: whoever sends us garbage does not fill our disk.
+struct Teller {
+    told: Instant,
+    foreign: u64,
+    drops: u64,
+    notices: Vec<String>,
+}
+
+/// At most so often.
+const TELL: Duration = Duration::from_secs(10);
+
+impl Default for Teller {
+    fn default() -> Teller {
+        Teller { told: Instant::now(), foreign: 0, drops: 0, notices: Vec::new() }
+    }
+}
+
+impl Teller {
+    fn tell(&mut self, config: &config::Replica, about: &About, report: &StatusReport) {
+        self.told = Instant::now();
+        let foreign = report.rejects.iter().find(|(name, _)| *name == "foreign_cluster").map_or(0, |(_, count)| *count);
+        if let Some(last) = report.foreign.filter(|_| foreign > self.foreign) {
+            let error = Error::ForeignCluster {
+                ours: cluster_tag(&config.cluster.id),
+                theirs: last.cluster,
+                from: about.address(last.from),
+                count: foreign - self.foreign,
+            };
+            warn!("{}", one_line(&error));
+        }
+        let drops = about.opened.counters.read().kernel_drops;
+        if drops > self.drops {
+            let (have, want) = about.buffer;
+            let error = Error::SocketDrops { replica: config.id.to_string(), drops: drops - self.drops, have, want };
+            warn!("{}", one_line(&error));
+        }
+        for notice in report.notices.iter().filter(|notice| !self.notices.contains(notice)) {
+            warn!("{notice}");
+        }
+        (self.foreign, self.drops) = (foreign, drops);
+        self.notices.clone_from(&report.notices);
+    }
 }
 
 struct RemoveOnDrop(PathBuf);
@@ -231,7 +284,7 @@ fn bind(config: &config::Replica) -> Result<Bound, Error> {
 /// The kernel takes the ring of a killed process apart after its end: its address stays taken for a moment, by nobody.
 const LET_GO: Duration = Duration::from_secs(3);
 
-fn listen(config: &config::Replica, address: std::net::SocketAddr) -> Result<TcpListener, Error> {
+fn listen(config: &config::Replica, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => config::wrong(
             &config.path,
@@ -244,6 +297,7 @@ fn listen(config: &config::Replica, address: std::net::SocketAddr) -> Result<Tcp
 
 /// What a status says that the replica itself does not know.
 struct About {
+    addresses: Vec<SocketAddr>,
     cluster: String,
     instance: u64,
     boot: u64,
@@ -254,6 +308,13 @@ struct About {
 }
 
 impl About {
+    fn address(&self, peer: Peer) -> SocketAddr {
+        match peer {
+            Peer::Replica(id) => self.addresses[usize::from(id.0)],
+            Peer::Address(address) => address,
+        }
+    }
+
     fn status(&self, report: &StatusReport) -> ReplicaStatus {
         let state = match (&report.stopped, report.mode) {
             (Some(_), _) => "stopped",
@@ -303,6 +364,9 @@ impl About {
             waiting: report.waiting as u64,
             waiting_for: report.waiting_for.iter().map(|id| id.to_string()).collect(),
             peers: report.peers.iter().map(peer).collect(),
+            foreign: report
+                .foreign
+                .map(|foreign| (hex::encode(foreign.cluster.to_le_bytes()), self.address(foreign.from))),
             rejects: report.rejects.iter().copied().map(named).filter(|(_, count)| *count > 0).collect(),
             agreement: agreement.into_iter().map(named).collect(),
             socket: self.opened.counters.read().entries().map(named).collect(),

@@ -64,6 +64,8 @@ pub struct ReplicaStatus {
     pub peers: BTreeMap<String, PeerStatus>,
     /// Datagrams and frames dropped, by reason.
     pub rejects: BTreeMap<String, u64>,
+    /// The last datagram of another cluster: first bytes of that cluster's id, and the sender's address.
+    pub foreign: Option<(String, SocketAddr)>,
     /// What agreement did and dropped.
     pub agreement: BTreeMap<String, u64>,
     /// What the socket did and dropped.
@@ -347,6 +349,9 @@ fn show(folder: &Path, cluster: &Cluster, asked: &[Asked], summary: &Summary) ->
         }
         if state == "behind" {
             hints.push(format!("{id} is {lag} batches behind, further than the log reaches: it only listens"));
+        }
+        if let (Some((theirs, from)), Some(count)) = (&status.foreign, status.rejects.get("foreign_cluster")) {
+            hints.push(format!("{id} got {count} datagrams of another cluster, {theirs}…, last from {from} (E005)"));
         }
         if let Some(why) = &status.stopped {
             hints.push(format!("{id} stopped: {why}"));

@@ -18,7 +18,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use checkpoint::{Checkpointer, Finding, Task};
-pub use network::{Inbound, Network, NetworkConfig};
+pub use network::{Foreign, Inbound, Network, NetworkConfig};
 pub use status::{PeerReport, StatusReport};
 
 use crate::auth::Keyring;
@@ -156,6 +156,7 @@ impl<S: Service> Replica<S> {
             waiting_for: self.agreement.waiting_for(),
             peers: self.agreement.peers().map(peer).collect(),
             rejects,
+            foreign: self.network.foreign(),
             counters: self.agreement.counters(),
             service_pages: self.executor.state().service.pages(),
             library_pages: self.executor.state().library.pages(),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::Foreign;
 use crate::protocol::{Counters, Mode};
 use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, View};
 
@@ -34,6 +35,8 @@ pub struct StatusReport {
     pub peers: Vec<PeerReport>,
     /// What was dropped before it reached agreement, by reason.
     pub rejects: Vec<(&'static str, u64)>,
+    /// The last datagram of another cluster (E005).
+    pub foreign: Option<Foreign>,
     /// What agreement dropped and did.
     pub counters: Counters,
     /// Pages of the service's region in use.

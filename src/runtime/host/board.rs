@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::replica::StatusReport;
+use crate::replica::{Foreign, StatusReport};
 use crate::transport::Wake;
 use crate::types::{Digest, SeqNum};
 
@@ -22,6 +22,8 @@ pub(super) struct Parts {
     pub(super) rejects: Vec<(&'static str, u64)>,
     /// By the network role: wrong MACs, by replica.
     pub(super) bad_macs: Vec<u64>,
+    /// By the network role: the last datagram of another cluster.
+    pub(super) foreign: Option<Foreign>,
     /// By the execution role: pages of the service's and the library's region.
     pub(super) pages: Option<(u32, u32)>,
     /// By the checkpoint role: roots of the last checkpoints.
@@ -42,6 +44,7 @@ impl Parts {
         for peer in &mut report.peers {
             peer.bad_macs += self.bad_macs.get(usize::from(peer.id.0)).copied().unwrap_or(0);
         }
+        report.foreign = report.foreign.or(self.foreign);
         report.checkpoints.extend(&self.roots);
         if let Some((service, library)) = self.pages {
             (report.service_pages, report.library_pages) = (service, library);

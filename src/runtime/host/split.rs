@@ -127,6 +127,7 @@ struct Front {
 impl Front {
     fn account(&self, parts: &mut Parts) {
         parts.rejects = self.network.rejects();
+        parts.foreign = self.network.foreign();
         parts.bad_macs = self.size.replicas().map(|id| self.network.bad_macs(id)).collect();
     }
 
@@ -298,6 +299,7 @@ impl AgreementRole {
             waiting_for: agreement.waiting_for(),
             peers: agreement.peers().map(peer).collect(),
             rejects: Vec::new(),
+            foreign: None,
             counters: agreement.counters(),
             service_pages: 0,
             library_pages: 0,
