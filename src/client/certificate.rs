@@ -94,8 +94,14 @@ impl Certificate {
 
     /// The replicas whose replies say something else than `outcome`.
     pub(crate) fn contradicting(&self, outcome: &Outcome) -> ReplicaSet {
-        let digest = outcome.digest();
+        let digest = self.digest_of(outcome);
         self.size().replicas().filter(|&r| self.entry(r).is_some_and(|e| e.digest != digest)).collect()
+    }
+
+    /// The digest of a whole outcome. Most replies repeat one that is known: comparing is cheaper than hashing.
+    fn digest_of(&self, outcome: &Outcome) -> Digest {
+        let known = self.entries.iter().flatten().find(|e| e.outcome.as_ref() == Some(outcome));
+        known.map_or_else(|| outcome.digest(), |e| e.digest)
     }
 
     fn entry(&self, replica: ReplicaId) -> Option<&Entry> {
@@ -107,7 +113,10 @@ impl Certificate {
     /// whole result at most `room` bytes are kept.
     pub(crate) fn insert(&mut self, from: ReplicaId, view: View, reply: ReplyEntry, room: usize) -> Inserted {
         let ReplyEntry { kind, position, result, .. } = reply;
-        let digest = result.digest();
+        let digest = match &result {
+            ReplyResult::Full(outcome) => self.digest_of(outcome),
+            ReplyResult::Digest(digest) => *digest,
+        };
         let known = self.entries.iter().flatten().any(|e| e.digest == digest && e.outcome.is_some());
         // A quorum that only waits for this result takes it however full the share is: it leaves at once.
         let wanted = || self.quorum().is_some_and(|(wanted, ..)| wanted == digest);
