@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam::sync::Parker;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
+use io_uring::IoUring;
 
 use super::{Clock, Error, Stop, WaitPolicy, cores};
 use crate::transport::Wake;
@@ -142,14 +143,21 @@ pub(crate) fn run_in_background(
     clock: Clock,
     stop: &Stop,
 ) -> Result<(), Error> {
-    let executor = LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
-        .name("castra-checkpoint")
-        .io_memory(IO_MEMORY)
-        .ring_depth(RING_DEPTH)
-        // A task that is always runnable would starve the timers.
-        .preempt_timer(Duration::from_millis(1))
-        .make()
-        .map_err(refused);
+    let make = || {
+        LocalExecutorBuilder::new(core.map_or(Placement::Unbound, Placement::Fixed))
+            .name("castra-checkpoint")
+            .io_memory(IO_MEMORY)
+            .ring_depth(RING_DEPTH)
+            // A task that is always runnable would starve the timers.
+            .preempt_timer(Duration::from_millis(1))
+            .make()
+            .map_err(refused)
+    };
+    // glommio's first executor panics where io_uring is refused, so a ring of our own asks before it does.
+    let executor = match IoUring::new(2) {
+        Ok(_) => make(),
+        Err(error) => Err(refused(GlommioError::IoError(error))),
+    };
     let mut work = async |glommio: bool| {
         while !stop.is_stopped() {
             match role.turn(clock.now()) {
