@@ -317,9 +317,12 @@ impl Endpoint {
         if let Some(number) = r.number.take() {
             self.queries.remove(&number.t);
         }
+        // It may wait for its session until its deadline, and not a moment longer.
         (r.kind, r.session, r.fell_back, r.due, r.retransmissions) =
-            (RequestKind::Ordered, Some(session), true, Time::NEVER, 0);
+            (RequestKind::Ordered, Some(session), true, r.deadline, 0);
         r.certificate = Certificate::new(self.size, rule);
+        let due = r.due;
+        self.timers.push(due, request, &self.requests);
         self.stats.fallbacks += 1;
         self.enqueue(session, request);
     }

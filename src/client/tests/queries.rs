@@ -104,6 +104,15 @@ fn p06_silence_is_answered_by_ordering() {
 }
 
 #[test]
+fn p06_a_query_that_fell_back_and_finds_nobody_ends_at_its_deadline() {
+    let mut stage = Stage::new(EndpointConfig { request_timeout: Duration::from_secs(2), ..config() });
+    asked(&mut stage);
+    stage.pass(Duration::from_secs(3));
+    let Err(RequestError::Timeout { tally, .. }) = stage.completion().unwrap().result else { panic!() };
+    assert_eq!((tally.matched, tally.silent.len()), (0, 4));
+}
+
+#[test]
 fn p06_without_the_right_to_write_a_query_is_repeated_instead() {
     let mut stage = Stage::new(EndpointConfig { fallback: false, request_timeout: Duration::from_secs(2), ..config() });
     let t = asked(&mut stage);
