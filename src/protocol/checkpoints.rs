@@ -55,7 +55,7 @@ impl Agreement {
         }
         votes.signed.insert(from, checkpoint);
         if let Some(peer) = self.peers.get_mut(&from) {
-            peer.executed = peer.executed.max(n);
+            peer.advance(n);
         }
         if from == self.config.me {
             self.checkpoints.own.insert(n, checkpoint.root);
@@ -131,11 +131,11 @@ impl Agreement {
         self.checkpoints.proofs.retain(|at, _| *at > retained || *at == stable);
     }
 
-    /// The least last-executed of the peers that still count: heard, and not forgetful.
+    /// The least that a peer may still need. A silent one counts too: it may be back before the window has passed it,
+    /// and more than a window is never kept. One that has forgotten its votes can use nothing.
     fn least_needed(&self) -> SeqNum {
-        let (now, silent_after) = (self.now, self.config.silent_after);
-        let useful = |peer: &&super::Peer| !peer.forgetful && now.since(peer.heard_at) < silent_after;
-        self.peers.values().filter(useful).map(|peer| peer.executed.min(peer.stable)).min().unwrap_or(self.log.low())
+        let useful = self.peers.values().filter(|peer| !peer.forgetful);
+        useful.map(|peer| peer.executed.min(peer.stable)).min().unwrap_or(self.log.low())
     }
 
     /// Sends a peer whose last stable checkpoint is `stable` what it needs to move on.

@@ -105,12 +105,24 @@ pub struct Peer {
     pub stable: SeqNum,
     /// It restarted and forgot its votes, as it says.
     pub forgetful: bool,
+    /// Since when the primary has waited for it without its moving.
+    lagging_since: Option<Time>,
     /// When we last answered its STATUS.
     answered_at: Time,
     /// Messages above our high watermark (P20).
     ahead: VecDeque<Ordering>,
     /// Bodies sent to it lately.
     bodies_sent: BTreeMap<SeqNum, Time>,
+}
+
+impl Peer {
+    /// It says, or its checkpoint shows, that it has executed up to `n`.
+    fn advance(&mut self, n: SeqNum) {
+        if n > self.executed {
+            self.executed = n;
+            self.lagging_since = None;
+        }
+    }
 }
 
 /// A message that orders, and has a place in the log.

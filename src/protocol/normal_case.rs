@@ -23,7 +23,7 @@ impl Agreement {
             self.bodies.insert(pack.clone(), true, self.config.client_bytes_max);
         }
         if self.is_primary() {
-            match self.queue.push(pack, self.config.client_bytes_max) {
+            match self.queue.push(pack, signed, self.config.client_bytes_max) {
                 Ok(()) => {}
                 Err(Refused::Duplicate) => self.counters.duplicate += 1,
                 Err(Refused::Quota) => self.counters.over_quota += 1,
@@ -119,20 +119,25 @@ impl Agreement {
             && !self.waits_for_laggards(next)
     }
 
-    /// A replica that is heard but more than L - K behind would fall out of every log: let it catch up first.
+    /// A replica that is heard but more than L - K behind would fall out of every log: let it catch up first. But only
+    /// while that helps: not one whose entries are gone, and not one that has not moved for `silent_after`, which may
+    /// be lying about where it is.
     fn waits_for_laggards(&mut self, next: SeqNum) -> bool {
         let slack = self.config.log_window - self.config.checkpoint_interval;
-        let laggards: ReplicaSet = self
-            .peers
-            .iter()
-            .filter(|(_, peer)| {
-                peer.heard_at > Time(0)
-                    && self.now.since(peer.heard_at) < self.config.silent_after
-                    && !peer.forgetful
-                    && peer.executed.0 + slack < next.0
-            })
-            .map(|(r, _)| *r)
-            .collect();
+        let (now, silent_after, retained) = (self.now, self.config.silent_after, self.log.retained());
+        let mut laggards = ReplicaSet::EMPTY;
+        for (&id, peer) in &mut self.peers {
+            if peer.executed.0 + slack >= next.0 {
+                peer.lagging_since = None;
+                continue;
+            }
+            let since = *peer.lagging_since.get_or_insert(now);
+            let heard = peer.heard_at > Time(0) && now.since(peer.heard_at) < silent_after;
+            let helps = !peer.forgetful && peer.executed >= retained && now.since(since) < silent_after;
+            if heard && helps {
+                laggards.insert(id);
+            }
+        }
         self.set_waiting_for(laggards);
         !laggards.is_empty()
     }
@@ -519,6 +524,9 @@ impl Agreement {
                     self.tentative = None;
                     self.last_executed = n;
                     self.progress_at = now;
+                    if let Some(batch) = &slot.batch {
+                        self.queue.executed(batch);
+                    }
                     self.actions.push_back(Action::Commit(n));
                 }
                 (Some(_), Some(_)) => {
@@ -544,6 +552,7 @@ impl Agreement {
                         self.tentative = Some(wanted);
                     } else {
                         self.last_executed = n;
+                        self.queue.executed(&batch);
                     }
                     self.actions.push_back(Action::Execute { n, view, batch, tentative });
                 }

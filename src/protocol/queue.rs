@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::limits::BATCH_BYTES_MAX;
 use crate::types::{ClientId, Digest};
-use crate::wire::Pack;
+use crate::wire::{Batch, Pack};
 
 /// Why a pack was not taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,14 +26,20 @@ pub struct Queue {
     turn: VecDeque<ClientId>,
     requests: usize,
     total_bytes: usize,
+    /// Packs that wait or are proposed, and not executed yet.
+    under_way: BTreeSet<Digest>,
+    /// Packs of late, executed or not.
     recent: BTreeSet<Digest>,
     recent_order: VecDeque<Digest>,
 }
 
 impl Queue {
-    /// Appends a pack, unless it is a duplicate or its client has `client_bytes_max` waiting.
-    pub fn push(&mut self, pack: Pack, client_bytes_max: usize) -> Result<(), Refused> {
-        if self.recent.contains(&pack.digest()) {
+    /// Appends a pack, unless it is a duplicate or its client has `client_bytes_max` waiting. Of a `wanted` pack the
+    /// execution role has said that something in it would still execute: then it is a duplicate only while it is under
+    /// way, for what this filter remembers beyond that is a hint and must not keep it out (P21).
+    pub fn push(&mut self, pack: Pack, wanted: bool, client_bytes_max: usize) -> Result<(), Refused> {
+        let digest = pack.digest();
+        if self.under_way.contains(&digest) || !wanted && self.recent.contains(&digest) {
             return Err(Refused::Duplicate);
         }
         let client = pack.client();
@@ -45,13 +51,15 @@ impl Queue {
         *used += size;
         self.requests += pack.len();
         self.total_bytes += size;
-        if self.recent_order.len() == RECENT_MAX
-            && let Some(oldest) = self.recent_order.pop_front()
-        {
-            self.recent.remove(&oldest);
+        self.under_way.insert(digest);
+        if self.recent.insert(digest) {
+            self.recent_order.push_back(digest);
+            if self.recent_order.len() > RECENT_MAX
+                && let Some(oldest) = self.recent_order.pop_front()
+            {
+                self.recent.remove(&oldest);
+            }
         }
-        self.recent.insert(pack.digest());
-        self.recent_order.push_back(pack.digest());
         let queue = self.waiting.entry(client).or_default();
         if queue.is_empty() {
             self.turn.push_back(client);
@@ -94,6 +102,13 @@ impl Queue {
             }
         }
         taken
+    }
+
+    /// The packs of `batch` are executed: no longer under way.
+    pub fn executed(&mut self, batch: &Batch) {
+        for pack in batch.packs() {
+            self.under_way.remove(&pack.digest());
+        }
     }
 
     /// Whether nothing waits.

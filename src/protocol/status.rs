@@ -83,8 +83,13 @@ impl Agreement {
     pub(super) fn on_status(&mut self, from: ReplicaId, status: Status) {
         let (now, resend_min) = (self.now, self.config.resend_min);
         let peer = self.peers.get_mut(&from).expect("heard");
-        peer.executed = status.executed;
-        peer.stable = status.stable;
+        if status.forgetful {
+            (peer.executed, peer.stable) = (status.executed, status.stable);
+        } else {
+            // An older status may come later.
+            peer.advance(status.executed);
+            peer.stable = peer.stable.max(status.stable);
+        }
         peer.forgetful = status.forgetful;
         let answered_at = peer.answered_at;
         self.prune_log();

@@ -288,7 +288,7 @@ fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
 
     let mut queue = Queue::default();
     for pack in packs {
-        queue.push(pack, 32 << 20).unwrap();
+        queue.push(pack, false, 32 << 20).unwrap();
     }
     assert_eq!(queue.take(8, 100, 1 << 20, 8 << 10).len(), 3, "a primary makes none");
 }
@@ -439,9 +439,9 @@ fn p21_a_client_fills_only_its_own_quota() {
 fn p21_clients_are_served_in_turn() {
     let mut queue = Queue::default();
     for t in 0..5 {
-        queue.push(pack(1, t, 8), 1 << 20).unwrap();
+        queue.push(pack(1, t, 8), false, 1 << 20).unwrap();
     }
-    queue.push(pack(2, 0, 8), 1 << 20).unwrap();
+    queue.push(pack(2, 0, 8), false, 1 << 20).unwrap();
     let taken = queue.take(3, 100, 1 << 20, 1 << 20);
     assert_eq!(taken.iter().map(|p| p.client().0).collect::<Vec<_>>(), [1, 2, 1]);
     assert_eq!(queue.requests(), 3);
@@ -742,6 +742,71 @@ fn the_primary_waits_for_a_laggard_that_is_heard_and_leaves_a_silent_one_behind(
     primary.pass(Duration::from_millis(1_100)).message(1, news(100)).message(2, news(100));
     run(&mut primary, 90);
     assert!(primary.core.last_proposed > SeqNum(2 * K + 1), "silent for a second: left behind");
+}
+
+#[test]
+fn the_primary_does_not_wait_for_ever_for_a_replica_that_is_heard_and_does_not_move() {
+    // One that lies about where it is, or that cannot be helped any more, must not stop the others.
+    let mut primary = One::with(0, |c| c.log_window = 3 * K);
+    let news = |n| Message::Status(Status { wants: false, ..status(n, 0) });
+    for t in 1..=3 * K {
+        primary.message(1, news(100)).message(2, news(100)).message(3, news(0));
+        primary.request(pack(1, t, 8));
+        let n = primary.core.last_proposed.0;
+        let d = primary.core.log.get(SeqNum(n)).unwrap().pre_prepare.unwrap().1;
+        for backup in [1, 2] {
+            primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
+        }
+    }
+    assert_eq!(primary.core.last_proposed, SeqNum(2 * K));
+    for _ in 0..12 {
+        primary.pass(Duration::from_millis(100)).message(3, news(0));
+    }
+    assert!(primary.core.last_proposed > SeqNum(2 * K), "it was heard all the time, and never moved");
+    assert_eq!(primary.notices.last(), Some(&Notice::WaitingFor(ReplicaSet::EMPTY)));
+}
+
+#[test]
+fn p24_entries_stay_for_a_peer_that_is_silent_for_now() {
+    // Replica 3 was never heard; it may only be slow to start. The others need nothing of what is stable.
+    let mut backup = One::new(1);
+    for other in [0, 2] {
+        backup.message(other, Message::Status(Status { wants: false, ..status(100, 100) }));
+    }
+    for n in 1..=2 * K {
+        backup.agree(n);
+    }
+    for n in [K, 2 * K] {
+        for from in [0, 1, 2] {
+            backup.checkpoint(from, n, 7);
+        }
+    }
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K));
+    backup.pass(Duration::from_millis(10)).took();
+    backup.message(3, Message::Status(status(0, 0)));
+    let sent = backup.took();
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::Committed(_))).count(), 2 * K as usize, "{sent:?}");
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::Stable(_))).count(), 2);
+}
+
+#[test]
+fn p21_the_duplicate_filter_forgets_what_is_executed_if_execution_asks_for_it_again() {
+    // A refusal is not kept: if its reply is lost, only ordering the request again brings another.
+    let mut primary = One::new(0);
+    let refused = pack(1, 1, 8);
+    let signed = |pack: &Pack| Event::Request { pack: from_client(pack.clone()), signed: true };
+    primary.request(refused.clone()).event(signed(&refused));
+    assert_eq!(primary.core.last_proposed, SeqNum(1));
+    assert_eq!(primary.core.counters().duplicate, 1, "it is under way");
+    let d = primary.core.log.get(SeqNum(1)).unwrap().pre_prepare.unwrap().1;
+    for backup in [1, 2] {
+        primary.message(backup, Message::Prepare(vote(1, d))).message(backup, Message::Commit(vote(1, d)));
+    }
+    assert_eq!(primary.core.last_executed(), SeqNum(1));
+    primary.request(refused.clone());
+    assert_eq!(primary.core.last_proposed, SeqNum(1), "a copy of the first datagram proves nothing");
+    primary.event(signed(&refused));
+    assert_eq!(primary.core.last_proposed, SeqNum(2));
 }
 
 // ---- all together -------------------------------------------------------------------------------------------------
