@@ -341,7 +341,8 @@ impl About {
         let named = |(name, count): (&str, u64)| (name.to_owned(), count);
         let peer = |peer: &crate::replica::PeerReport| {
             let heard_ms = peer.heard.map(|ago| u64::try_from(ago.as_millis()).unwrap_or(u64::MAX));
-            (peer.id.to_string(), PeerStatus { heard_ms, executed: peer.executed.0, bad_mac: peer.bad_macs })
+            let misdeeds = peer.misdeeds.iter().copied().map(named).collect();
+            (peer.id.to_string(), PeerStatus { heard_ms, executed: peer.executed.0, bad_mac: peer.bad_macs, misdeeds })
         };
         ReplicaStatus {
             id: report.id.to_string(),

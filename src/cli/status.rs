@@ -90,6 +90,8 @@ pub struct PeerStatus {
     pub executed: u64,
     /// Envelopes in its name with a wrong MAC.
     pub bad_mac: u64,
+    /// What it sent, authentic, that no correct replica sends.
+    pub misdeeds: BTreeMap<String, u64>,
 }
 
 /// Bytes of a request; more is refused.

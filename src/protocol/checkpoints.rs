@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::certificate::Certificate;
-use super::{Action, Agreement, Mode, Notice};
+use super::{Action, Agreement, Misdeed, Mode, Notice};
 use crate::types::{Digest, ReplicaId, SeqNum};
 use crate::wire::{Message, SignedCheckpoint};
 
@@ -50,6 +50,7 @@ impl Agreement {
         if !votes.roots.add(from, checkpoint.root) {
             if votes.roots.vote_of(from) != Some(checkpoint.root) {
                 self.counters.contradiction += 1;
+                self.caught(from, Misdeed::ContradictoryCheckpoint);
             }
             return;
         }

@@ -6,6 +6,7 @@ mod checkpoints;
 mod config;
 mod interface;
 mod log;
+mod misdeed;
 mod normal_case;
 mod queue;
 mod status;
@@ -21,6 +22,7 @@ use checkpoints::Checkpoints;
 pub use config::Config;
 pub use interface::{Action, Event, Notice, PersistToken, Record};
 use log::Log;
+pub use misdeed::{Misdeed, Misdeeds};
 use queue::{Bodies, Queue};
 
 /// The agreement core of one replica: the log, its certificates and watermarks, and the rules that move them.
@@ -105,6 +107,8 @@ pub struct Peer {
     pub stable: SeqNum,
     /// It restarted and forgot its votes, as it says.
     pub forgetful: bool,
+    /// What it was caught at.
+    pub misdeeds: Misdeeds,
     /// Since when the primary has waited for it without its moving.
     lagging_since: Option<Time>,
     /// When we last answered its STATUS.
@@ -325,6 +329,13 @@ impl Agreement {
         let now = self.now;
         self.peers.get_mut(&from)?.heard_at = now;
         Some(from)
+    }
+
+    /// Notes what no correct replica does; `from` sent it, authentic for us.
+    fn caught(&mut self, from: ReplicaId, misdeed: Misdeed) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.misdeeds.count(misdeed);
+        }
     }
 
     fn on_message(&mut self, from: ReplicaId, message: Message) {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::log::Candidate;
 use super::queue::Refused;
-use super::{Action, Agreement, Held, Mode, Notice, Record};
+use super::{Action, Agreement, Held, Misdeed, Mode, Notice, Record};
 use crate::limits;
 use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
 use crate::wire::{Batch, Choice, Committed, Message, Pack, PrePrepare, Proposed, Vote};
@@ -158,6 +158,7 @@ impl Agreement {
         let n = pre_prepare.n;
         if from != self.primary() {
             self.counters.not_entitled += 1;
+            self.caught(from, Misdeed::NotEntitled);
             return;
         }
         if !self.votes() {
@@ -170,6 +171,7 @@ impl Agreement {
         match known.or(slot.candidate.as_ref().map(|c| c.digest)) {
             Some(first) if first != digest => {
                 self.counters.contradiction += 1;
+                self.caught(from, Misdeed::Equivocation);
                 self.notice(Notice::Equivocation { n });
             }
             Some(_) if known.is_some() => {}
@@ -192,6 +194,7 @@ impl Agreement {
         let choice = candidate.pre_prepare.choice;
         if !(self.config.check)(&choice, &self.last_choice) {
             self.counters.bad_choice += 1;
+            self.caught(self.primary(), Misdeed::BadChoice);
             self.log.slot(n).candidate = None;
             return;
         }
@@ -223,6 +226,7 @@ impl Agreement {
         let requests: usize = packs.iter().map(Pack::len).sum();
         if bytes > limits::BATCH_BYTES_MAX || requests > limits::BATCH_REQUESTS_MAX {
             self.counters.oversized += 1;
+            self.caught(self.primary(), Misdeed::OversizedBatch);
             self.log.slot(n).candidate = None;
             return;
         }
@@ -336,12 +340,14 @@ impl Agreement {
     pub(super) fn on_prepare(&mut self, from: ReplicaId, vote: Vote) {
         if from == self.primary() {
             self.counters.not_entitled += 1;
+            self.caught(from, Misdeed::NotEntitled);
             return;
         }
         let slot = self.log.slot(vote.n);
         if !slot.prepares.add(from, (vote.view, vote.digest)) {
             if slot.prepares.vote_of(from) != Some((vote.view, vote.digest)) {
                 self.counters.contradiction += 1;
+                self.caught(from, Misdeed::ContradictoryVote);
             }
             return;
         }
@@ -405,6 +411,7 @@ impl Agreement {
         if !slot.commits.add(from, (vote.view, vote.digest)) {
             if slot.commits.vote_of(from) != Some((vote.view, vote.digest)) {
                 self.counters.contradiction += 1;
+                self.caught(from, Misdeed::ContradictoryVote);
             }
             return;
         }

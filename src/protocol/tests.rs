@@ -73,6 +73,12 @@ impl One {
         One { core, now, sent, did, notices, queries, slow_disk: false, tokens }
     }
 
+    /// What `replica` was caught at.
+    fn caught(&self, replica: u8) -> Vec<(&'static str, u64)> {
+        let peer = self.core.peers().find(|(id, _)| *id == ReplicaId(replica));
+        peer.map_or_else(Vec::new, |(_, peer)| peer.misdeeds.iter().collect())
+    }
+
     fn event(&mut self, event: Event) -> &mut One {
         let now = self.now;
         self.core.handle(now, event);
@@ -285,6 +291,7 @@ fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
     backup.pre_prepare(0, &p, true);
     assert!(backup.took().is_empty());
     assert_eq!(backup.core.counters().oversized, 1);
+    assert_eq!(backup.caught(0), [("oversized_batch", 1)]);
 
     let mut queue = Queue::default();
     for pack in packs {
@@ -303,6 +310,7 @@ fn p12_a_pre_prepare_must_come_from_the_primary_in_view_and_window() {
     assert!(backup.took().is_empty());
     let counters = backup.core.counters();
     assert_eq!((counters.not_entitled, counters.other_view, counters.outside_window), (1, 1, 2));
+    assert_eq!((backup.caught(0), backup.caught(2)), (vec![], vec![("not_entitled", 1)]));
 }
 
 #[test]
@@ -311,6 +319,7 @@ fn p12_choices_that_the_service_refuses_get_no_vote() {
     backup.pre_prepare(0, &pre_prepare(0, 1, 1, &[]), true);
     assert!(backup.took().is_empty());
     assert_eq!(backup.core.counters().bad_choice, 1);
+    assert_eq!(backup.caught(0), [("bad_choice", 1)]);
 }
 
 #[test]
@@ -321,6 +330,11 @@ fn p14_one_prepare_for_one_place_and_equivocation_is_noticed() {
     let prepares: Vec<Message> = backup.took();
     assert_eq!(prepares, [Message::Prepare(vote(1, a.digest()))]);
     assert_eq!(backup.notices, [Notice::Equivocation { n: SeqNum(1) }]);
+    assert_eq!(backup.caught(0), [("equivocation", 1)]);
+    for vote in [vote(1, a.digest()), vote(1, a.digest()), vote(1, b.digest())] {
+        backup.message(2, Message::Prepare(vote)).message(3, Message::Commit(vote));
+    }
+    assert_eq!([2, 3].map(|id| backup.caught(id)), [[("contradictory_vote", 1)]; 2]);
 }
 
 #[test]

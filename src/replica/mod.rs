@@ -139,6 +139,7 @@ impl<S: Service> Replica<S> {
             stable: peer.stable,
             forgetful: peer.forgetful,
             bad_macs: self.network.bad_macs(id),
+            misdeeds: peer.misdeeds.iter().chain(self.network.misdeeds(id)).collect(),
         };
         let mut rejects = self.network.rejects();
         rejects.push(("bad_checkpoint_signature", self.checkpointer.bad_signatures()));

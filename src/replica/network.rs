@@ -164,6 +164,8 @@ pub struct Network {
 
     rejects: Rejects,
     bad_macs: Vec<u64>,
+    /// What each replica sent, authentic, that no correct one sends.
+    misdeeds: Vec<Rejects>,
     foreign: Option<Foreign>,
 }
 
@@ -207,6 +209,7 @@ impl Network {
             spare_replies: Vec::new(),
             rejects: Rejects::default(),
             bad_macs: vec![0; size.n()],
+            misdeeds: vec![Rejects::default(); size.n()],
             foreign: None,
             config,
             keys,
@@ -226,6 +229,11 @@ impl Network {
     /// Datagrams in the name of `id` whose proof was wrong: wrong keys, or another instance, or a stranger.
     pub fn bad_macs(&self, id: ReplicaId) -> u64 {
         self.bad_macs.get(usize::from(id.0)).copied().unwrap_or(0)
+    }
+
+    /// What `id` sent, authentic for us, that no correct replica sends: by reason.
+    pub fn misdeeds(&self, id: ReplicaId) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.misdeeds.get(usize::from(id.0)).into_iter().flat_map(Rejects::iter)
     }
 
     /// The last sign of another cluster.
@@ -254,13 +262,24 @@ impl Network {
         }
     }
 
+    /// Counts what `sender` said, and no correct replica says; a client's is counted, but not by name.
+    fn caught(&mut self, sender: Principal, reject: Reject) {
+        self.rejects.count(reject);
+        if let Principal::Replica(id) = sender
+            && let Some(misdeeds) = self.misdeeds.get_mut(usize::from(id.0))
+        {
+            misdeeds.count(reject);
+        }
+    }
+
     fn accept(&mut self, now: Time, from: Peer, opened: Opened, inbound: &mut Vec<Inbound>) {
         match opened {
             Opened::Envelope(envelope) => {
+                let sender = Principal::Replica(envelope.from());
                 for message in envelope {
                     match message {
                         Ok(message) => self.on_message(now, message, inbound),
-                        Err(reject) => self.rejects.count(reject),
+                        Err(reject) => self.caught(sender, reject),
                     }
                 }
             }
@@ -269,10 +288,10 @@ impl Network {
             Opened::Fragment { from: sender, header, piece } => {
                 let Some(whole) = self.reassemble(now, sender, header, &piece) else { return };
                 match self.keys.open(&whole) {
-                    Ok(Opened::Fragment { .. }) => self.rejects.count(Reject::Malformed(Malformed::Inconsistent)),
+                    Ok(Opened::Fragment { .. }) => self.caught(sender, Reject::Malformed(Malformed::Inconsistent)),
                     // A sender's pieces speak for it alone.
                     Ok(_) if Header::parse(&whole).map(|header| header.sender) != Ok(sender) => {
-                        self.rejects.count(Reject::NotTheSpeaker);
+                        self.caught(sender, Reject::NotTheSpeaker);
                     }
                     Ok(opened) => self.accept(now, from, opened, inbound),
                     Err(reject) => self.refuse(now, from, &whole, reject),
@@ -327,7 +346,13 @@ impl Network {
         } else {
             Err(Reject::SignatureQuota)
         };
-        result.inspect_err(|reject| self.rejects.count(*reject))
+        result.inspect_err(|reject| match reject {
+            // A client's vector may be good for some replicas only; a signature is good for all or none.
+            Reject::RelayedQuery | Reject::BadSignature | Reject::IdentityMismatch => {
+                self.caught(Principal::Replica(from), *reject);
+            }
+            _ => self.rejects.count(*reject),
+        })
     }
 
     /// A pack from its client itself.
@@ -374,7 +399,7 @@ impl Network {
             Ok(Assembled::Complete(whole)) => Some(whole),
             Ok(Assembled::Partial) => None,
             Err(malformed) => {
-                self.rejects.count(Reject::Malformed(malformed));
+                self.caught(sender, Reject::Malformed(malformed));
                 None
             }
         }

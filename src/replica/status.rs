@@ -48,7 +48,7 @@ pub struct StatusReport {
 }
 
 /// Another replica, as this one sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct PeerReport {
     /// Who.
     pub id: ReplicaId,
@@ -62,4 +62,6 @@ pub struct PeerReport {
     pub forgetful: bool,
     /// Envelopes in its name whose MAC was wrong. Not proof that it is faulty.
     pub bad_macs: u64,
+    /// What it sent, authentic, that no correct replica sends: name and how often.
+    pub misdeeds: Vec<(&'static str, u64)>,
 }

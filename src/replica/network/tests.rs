@@ -268,6 +268,8 @@ fn relays_are_requests_if_good_and_bodies_if_not() {
     let [Inbound::Relayed(pack), Inbound::Body(body)] = &inbound[..] else { panic!("{inbound:?}") };
     assert_eq!((pack.get(), body), (&signed, &bad));
     assert_eq!((to.rejected(Reject::BadSignature), to.rejected(Reject::RelayedQuery)), (1, 1));
+    let caught: Vec<_> = to.misdeeds(ReplicaId(2)).collect();
+    assert_eq!(caught, [("bad_signature", 1), ("relayed_query", 1)], "a correct replica hands on neither");
     // Who relays is not the client: replies do not go there.
     assert_eq!(to.clients.address(signed.client(), ENDPOINT), None);
 }

@@ -22,6 +22,8 @@ pub(super) struct Parts {
     pub(super) rejects: Vec<(&'static str, u64)>,
     /// By the network role: wrong MACs, by replica.
     pub(super) bad_macs: Vec<u64>,
+    /// By the network role: what each replica sent that no correct one sends.
+    pub(super) misdeeds: Vec<Vec<(&'static str, u64)>>,
     /// By the network role: the last datagram of another cluster.
     pub(super) foreign: Option<Foreign>,
     /// By the execution role: pages of the service's and the library's region.
@@ -42,7 +44,9 @@ impl Parts {
         report.rejects.extend(&self.rejects);
         report.rejects.extend(self.bad_signatures.map(|count| ("bad_checkpoint_signature", count)));
         for peer in &mut report.peers {
-            peer.bad_macs += self.bad_macs.get(usize::from(peer.id.0)).copied().unwrap_or(0);
+            let id = usize::from(peer.id.0);
+            peer.bad_macs += self.bad_macs.get(id).copied().unwrap_or(0);
+            peer.misdeeds.extend(self.misdeeds.get(id).into_iter().flatten());
         }
         report.foreign = report.foreign.or(self.foreign);
         report.checkpoints.extend(&self.roots);

@@ -129,6 +129,7 @@ impl Front {
         parts.rejects = self.network.rejects();
         parts.foreign = self.network.foreign();
         parts.bad_macs = self.size.replicas().map(|id| self.network.bad_macs(id)).collect();
+        parts.misdeeds = self.size.replicas().map(|id| self.network.misdeeds(id).collect()).collect();
     }
 
     /// Its last account, and that of the agreement on this thread.
@@ -284,6 +285,7 @@ impl AgreementRole {
             stable: peer.stable,
             forgetful: peer.forgetful,
             bad_macs: 0,
+            misdeeds: peer.misdeeds.iter().collect(),
         };
         StatusReport {
             id: self.me,

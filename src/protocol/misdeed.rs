@@ -1,0 +1,58 @@
+//! What no correct replica does, by name.
+//!
+//! Each is seen by one replica, in messages that are authentic for it alone: enough to count and to show, no proof to
+//! anybody else. A replica whose votes were forgotten with its memory, and that ignored it, does some of these too.
+
+use std::collections::BTreeMap;
+
+/// Something that a correct replica never sends.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Misdeed {
+    /// As primary: two batches for one place in one view (P35).
+    Equivocation,
+    /// Two different votes for one place in one view (P14).
+    ContradictoryVote,
+    /// Two different signed checkpoints at one sequence number.
+    ContradictoryCheckpoint,
+    /// A pre-prepare of a backup, or a prepare of the primary (P12, P15).
+    NotEntitled,
+    /// As primary: a choice that the service refuses (P12).
+    BadChoice,
+    /// As primary: a batch above the bounds of one.
+    OversizedBatch,
+}
+
+impl Misdeed {
+    /// A short name for counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Misdeed::Equivocation => "equivocation",
+            Misdeed::ContradictoryVote => "contradictory_vote",
+            Misdeed::ContradictoryCheckpoint => "contradictory_checkpoint",
+            Misdeed::NotEntitled => "not_entitled",
+            Misdeed::BadChoice => "bad_choice",
+            Misdeed::OversizedBatch => "oversized_batch",
+        }
+    }
+}
+
+/// How often one replica was caught at each.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Misdeeds(BTreeMap<Misdeed, u64>);
+
+impl Misdeeds {
+    /// Once more.
+    pub fn count(&mut self, misdeed: Misdeed) {
+        *self.0.entry(misdeed).or_default() += 1;
+    }
+
+    /// How often.
+    pub fn of(&self, misdeed: Misdeed) -> u64 {
+        self.0.get(&misdeed).copied().unwrap_or(0)
+    }
+
+    /// Names and counts of those that occurred.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.0.iter().map(|(misdeed, &count)| (misdeed.name(), count))
+    }
+}
