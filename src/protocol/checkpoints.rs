@@ -42,7 +42,10 @@ impl Agreement {
         if !self.votes() {
             return;
         }
-        if !n.0.is_multiple_of(self.config.checkpoint_interval) || n <= self.log.low() || n.0 > farthest {
+        if !n.0.is_multiple_of(self.config.checkpoint_interval) {
+            return self.caught(from, Misdeed::OddCheckpoint);
+        }
+        if n <= self.log.low() || n.0 > farthest {
             self.counters.outside_window += 1;
             return;
         }

@@ -20,6 +20,14 @@ pub enum Misdeed {
     BadChoice,
     /// As primary: a batch above the bounds of one.
     OversizedBatch,
+    /// Two digests said to be committed at one sequence number (P51).
+    ContradictoryCommitted,
+    /// A batch in answer to our question, with another digest than we asked for (P34).
+    WrongBody,
+    /// A signed checkpoint at a sequence number that has none (P22).
+    OddCheckpoint,
+    /// A status with numbers that no correct replica has (P37).
+    AbsurdStatus,
 }
 
 impl Misdeed {
@@ -32,6 +40,10 @@ impl Misdeed {
             Misdeed::NotEntitled => "not_entitled",
             Misdeed::BadChoice => "bad_choice",
             Misdeed::OversizedBatch => "oversized_batch",
+            Misdeed::ContradictoryCommitted => "contradictory_committed",
+            Misdeed::WrongBody => "wrong_body",
+            Misdeed::OddCheckpoint => "odd_checkpoint",
+            Misdeed::AbsurdStatus => "absurd_status",
         }
     }
 }

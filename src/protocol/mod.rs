@@ -346,7 +346,7 @@ impl Agreement {
             Message::Status(status) => self.on_status(from, status),
             Message::Answered(nonce) => self.on_answered(nonce),
             Message::FetchBatch(wanted) => self.on_fetch_batch(from, wanted),
-            Message::Batch(n, batch) => self.on_batch(n, batch),
+            Message::Batch(n, batch) => self.on_batch(from, n, batch),
             Message::FetchPack(digest) => self.on_fetch_pack(from, digest),
             Message::PrePrepare(_) => unreachable!("comes as Event::PrePrepare"),
             Message::Checkpoint(_) | Message::Stable(_) => unreachable!("comes as Event::Checkpoint"),

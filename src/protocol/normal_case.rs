@@ -449,6 +449,10 @@ impl Agreement {
             return;
         }
         let weak = self.config.size.weak_quorum();
+        if self.log.slot(n).vouched.vote_of(from).is_some_and(|digest| digest != committed.digest) {
+            self.counters.contradiction += 1;
+            self.caught(from, Misdeed::ContradictoryCommitted);
+        }
         let slot = self.log.slot(n);
         slot.vouched.replace(from, committed.digest);
         if slot.committed.is_none() && slot.vouched.count(committed.digest) >= weak {
@@ -506,10 +510,14 @@ impl Agreement {
     }
 
     /// The body of a batch that we asked for, checked by its digest.
-    pub(super) fn on_batch(&mut self, n: SeqNum, batch: Arc<Batch>) {
+    pub(super) fn on_batch(&mut self, from: ReplicaId, n: SeqNum, batch: Arc<Batch>) {
         match self.log.get_mut(n) {
             Some(slot) if slot.batch.is_none() && slot.committed == Some(batch.digest()) => {
                 slot.batch = Some(batch);
+            }
+            // Nobody was ever asked for another batch at n than the one that is committed.
+            Some(slot) if slot.committed.is_some_and(|digest| digest != batch.digest()) => {
+                self.caught(from, Misdeed::WrongBody);
             }
             Some(_) | None => self.counters.unasked += 1,
         }

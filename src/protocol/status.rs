@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Agreement, Mode, Notice};
+use super::{Agreement, Misdeed, Mode, Notice};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 use crate::wire::{Batch, Committed, Message, Pack, Status, Vote};
 
@@ -82,6 +82,10 @@ impl Agreement {
     /// Sends what the sender lacks: bounded in bytes, nothing that was sent within the last few milliseconds.
     pub(super) fn on_status(&mut self, from: ReplicaId, status: Status) {
         let (now, resend_min) = (self.now, self.config.resend_min);
+        // Nobody has executed less than its own checkpoint, or more than a window beyond it.
+        if status.executed < status.stable || status.executed.0 - status.stable.0 > self.config.log_window {
+            return self.caught(from, Misdeed::AbsurdStatus);
+        }
         let peer = self.peers.get_mut(&from).expect("heard");
         if status.forgetful {
             (peer.executed, peer.stable) = (status.executed, status.stable);

@@ -190,7 +190,7 @@ fn p10_never_more_than_pipeline_max_uncommitted_and_never_above_the_high_waterma
 
     let mut primary = One::new(0);
     for other in 1..=3 {
-        primary.message(other, Message::Status(Status { wants: false, ..status(100, 0) }));
+        primary.message(other, Message::Status(Status { wants: false, ..status(100, 100) }));
     }
     for t in 1..=40 {
         primary.request(pack(1, t, 8));
@@ -744,7 +744,7 @@ fn the_primary_waits_for_a_laggard_that_is_heard_and_leaves_a_silent_one_behind(
             primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
         }
     };
-    let news = |n| Message::Status(Status { wants: false, ..status(n, 0) });
+    let news = |n| Message::Status(Status { wants: false, ..status(n, n / 100 * 100) });
     primary.message(1, news(100)).message(2, news(100)).message(3, news(0));
     for t in 1..=2 * K + 2 {
         run(&mut primary, t);
@@ -762,7 +762,7 @@ fn the_primary_waits_for_a_laggard_that_is_heard_and_leaves_a_silent_one_behind(
 fn the_primary_does_not_wait_for_ever_for_a_replica_that_is_heard_and_does_not_move() {
     // One that lies about where it is, or that cannot be helped any more, must not stop the others.
     let mut primary = One::with(0, |c| c.log_window = 3 * K);
-    let news = |n| Message::Status(Status { wants: false, ..status(n, 0) });
+    let news = |n| Message::Status(Status { wants: false, ..status(n, n / 100 * 100) });
     for t in 1..=3 * K {
         primary.message(1, news(100)).message(2, news(100)).message(3, news(0));
         primary.request(pack(1, t, 8));
@@ -778,6 +778,23 @@ fn the_primary_does_not_wait_for_ever_for_a_replica_that_is_heard_and_does_not_m
     }
     assert!(primary.core.last_proposed > SeqNum(2 * K), "it was heard all the time, and never moved");
     assert_eq!(primary.notices.last(), Some(&Notice::WaitingFor(ReplicaSet::EMPTY)));
+}
+
+#[test]
+fn p37_p51_lies_about_what_is_done_are_counted_by_name() {
+    let mut backup = One::new(1);
+    let [a, b] = [1, 2].map(|t| pre_prepare(0, 1, t, &[pack(1, t, 8)]).digest());
+    for digest in [a, a, b] {
+        backup.message(3, Message::Committed(Committed { n: SeqNum(1), digest }));
+    }
+    backup.message(2, Message::Committed(Committed { n: SeqNum(1), digest: b }));
+    backup.message(2, Message::Batch(SeqNum(1), Batch::null().into()));
+    assert_eq!(backup.caught(3), [("contradictory_committed", 1)]);
+    assert_eq!(backup.caught(2), [("wrong_body", 1)]);
+    let mut backup = One::new(1);
+    backup.message(2, Message::Status(status(3, 4))).message(2, Message::Status(status(L + 1, 0)));
+    backup.checkpoint(2, K + 1, 7);
+    assert_eq!(backup.caught(2), [("odd_checkpoint", 1), ("absurd_status", 2)]);
 }
 
 #[test]
