@@ -3,8 +3,8 @@
 #![cfg(feature = "cli")]
 
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::UdpSocket;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -87,7 +87,7 @@ fn fails(output: &Output, words: &str) {
 fn the_store_from_the_command_line() {
     let lab = Lab::up(&[]);
     let dir = lab.dir.to_str().unwrap();
-    fails(&castra(&["up", dir]), "runs already");
+    fails(&castra(&["up", dir]), "run already");
 
     ok(&lab.kv(&["put", "greeting", "hello"]));
     assert_eq!(ok(&lab.kv(&["get", "greeting"])), "hello\n");
@@ -180,6 +180,72 @@ fn a_killed_backup_is_missed_and_its_return_is_said_honestly() {
     // `down` knows it too, and SIGTERM ends it cleanly.
     ok(&castra(&["down", lab.dir.to_str().unwrap()]));
     assert!(back.wait().unwrap().success());
+}
+
+#[test]
+fn up_starts_what_is_missing_and_refuses_when_too_much_is_forgotten() {
+    let lab = Lab::up(&[]);
+    let dir = lab.dir.to_str().unwrap();
+    let instance = fs::read_to_string(lab.path("instance")).unwrap();
+    let kill = |id| assert!(Command::new("kill").args(["-9", &lab.pid(id).to_string()]).status().unwrap().success());
+    kill(2);
+    lab.until(|status| status["replicas"][2]["reachable"] == false);
+    let said: serde_json::Value = serde_json::from_str(&ok(&castra(&["up", "--json", dir]))).unwrap();
+    assert_eq!((&said["started"], &said["new_life"]), (&serde_json::json!(["r2"]), &false.into()), "{said}");
+    assert_eq!(fs::read_to_string(lab.path("instance")).unwrap(), instance, "the same life");
+    let status = lab.until(|status| status["replicas"][2]["reachable"] == true);
+    assert_eq!(status["replicas"][2]["boot"], 2);
+    ok(&lab.kv(&["put", "k", "v"]));
+    kill(1);
+    kill(3);
+    lab.until(|status| [1, 3].iter().all(|&id: &usize| status["replicas"][id]["reachable"] == false));
+    fails(&castra(&["up", dir]), "2 of 4 replicas are down and their memory is lost");
+}
+
+#[test]
+fn status_is_followed_until_a_signal() {
+    let lab = Lab::up(&[]);
+    for (json, wanted) in [(false, "HEALTHY"), (true, "\"health\":\"HEALTHY\"")] {
+        let mut watch = Command::new(env!("CARGO_BIN_EXE_castra"));
+        watch.args(["status", "--watch", "--interval", "0.1", lab.dir.to_str().unwrap()]).stdin(Stdio::null());
+        watch.args(json.then_some("--json"));
+        let mut watch = watch.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(watch.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let healthy = lines.filter(|line| line.contains(wanted)).take(3).count();
+        assert_eq!(healthy, 3, "it shows it again and again");
+        // The pipe is closed now, which ends it too: either is a clean end.
+        let _ = Command::new("kill").args(["-INT", &watch.id().to_string()]).status();
+        assert_eq!(watch.wait().unwrap().code(), Some(0));
+    }
+}
+
+#[test]
+fn metrics_are_the_figures_of_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let lab = Lab { dir: folder.path().join("lab"), _folder: folder };
+    let dir = lab.dir.to_str().unwrap().to_owned();
+    ok(&castra(&["cluster", "init", &dir]));
+    // A port that was free a moment ago.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let file = lab.path("r1.toml");
+    fs::write(&file, format!("{}metrics = \"{address}\"\n", fs::read_to_string(&file).unwrap())).unwrap();
+    ok(&castra(&["up", &dir]));
+    ok(&lab.kv(&["put", "k", "v"]));
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: here\r\n\r\n").as_bytes()).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    };
+    let page = get("/metrics");
+    assert!(page.starts_with("HTTP/1.0 200 OK") && page.contains("application/openmetrics-text"), "{page}");
+    for line in ["castra_view{replica=\"r1\"} 0.0", "castra_state{replica=\"r1\",state=\"normal\"} 1.0", "# EOF"] {
+        assert!(page.lines().any(|l| l == line), "no {line} in {page}");
+    }
+    assert!(page.contains("castra_bad_mac_total{replica=\"r1\",peer=\"r0\"} 0"), "{page}");
+    assert!(get("/").contains("castra_executed"));
+    assert!(get("/status").starts_with("HTTP/1.0 404"));
 }
 
 #[test]

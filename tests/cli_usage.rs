@@ -75,6 +75,8 @@ fn wrong_use_is_status_2() {
     expect(&castra(&["cluster", "init", "/tmp/never-made", "--f", "22"]), 2, &["f = 22", "from 1 (4 replicas) to 21"]);
     expect(&castra(&["cluster", "init", "/tmp/never-made", "--base-port", "65530"]), 2, &["leaves no room"]);
     expect(&castra(&["node", "keygen"]), 2, &["--replica"]);
+    expect(&castra(&["status", "--interval", "2"]), 2, &["--watch"]);
+    expect(&castra(&["status", "--watch", "--interval", "0"]), 2, &["from 0.1 to 3600"]);
 }
 
 #[test]
@@ -128,6 +130,22 @@ fn e003_a_port_in_use_names_the_next_free_range() {
     let output = castra(&["cluster", "init", &lab, "--base-port", &port.to_string()]);
     expect(&output, 1, &["E003", &format!("127.0.0.1:{port} is in use"), "--base-port"]);
     assert!(!Path::new(&lab).exists());
+}
+
+#[test]
+fn e020_metrics_stay_on_loopback_unless_told() {
+    let (_folder, lab) = lab();
+    let file = format!("{lab}/r0.toml");
+    let text = fs::read_to_string(&file).unwrap();
+    let with = |more: &str| fs::write(&file, format!("{text}{more}")).unwrap();
+    with("metrics = \"0.0.0.0:9100\"\n");
+    let words = ["E020", "not loopback", "127.0.0.1:9100", "metrics_beyond_loopback = true"];
+    expect(&castra(&["config", "check", &file]), 2, &words);
+    with("metrics = \"0.0.0.0:9100\"\nmetrics_beyond_loopback = true\n");
+    expect(&castra(&["config", "check", &file]), 0, &["metrics = \"0.0.0.0:9100\""]);
+    let status = text.lines().find_map(|line| line.strip_prefix("status = ")).unwrap();
+    with(&format!("metrics = {status}\n"));
+    expect(&castra(&["config", "check", &file]), 2, &["E020", "a port of its own"]);
 }
 
 #[test]

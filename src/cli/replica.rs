@@ -12,7 +12,7 @@ use super::config::{self, ServiceName};
 use super::connect::backend;
 use super::errors::Error;
 use super::status::{PeerStatus, ReplicaStatus};
-use super::{check, files, init, processes, status};
+use super::{check, files, http, init, metrics, processes, status};
 use crate::auth::Keyring;
 use crate::execution::Service;
 use crate::limits;
@@ -93,7 +93,9 @@ fn run<S: Service>(
         });
     }
     let bound = bind(config)?;
-    let listener = config.file.status.map(|address| listen(config, address)).transpose()?;
+    let listen = |what, address: Option<_>| address.map(|address| listen(config, what, address)).transpose();
+    let status_listener = listen("status", config.file.status)?;
+    let metrics_listener = listen("metrics", config.file.metrics)?;
     // Written before the first datagram: a replica that forgot its votes must know that it did (P42).
     let boot = files::next_boot(config.boot_file(), instance)?;
     processes::write_pid_file(&pid_file)?;
@@ -156,12 +158,13 @@ fn run<S: Service>(
     };
     let running = Arc::new(Mutex::new(Some(running)));
     let about = Arc::new(about);
-    if let Some(listener) = listener {
-        let (running, about) = (running.clone(), about.clone());
-        status::serve(listener, move || {
-            let running = running.lock().unwrap_or_else(PoisonError::into_inner);
-            running.as_ref().and_then(Running::status).map(|report| about.status(&report))
-        })?;
+    let desk = Arc::new(Desk { running: running.clone(), about: about.clone(), last: Mutex::new(None) });
+    if let Some(listener) = status_listener {
+        let desk = desk.clone();
+        http::serve("status", listener, move |path| status::answer(path, desk.status()))?;
+    }
+    if let Some(listener) = metrics_listener {
+        http::serve("metrics", listener, move |path| metrics::answer(path, desk.status()))?;
     }
     let finished = || running.lock().unwrap_or_else(PoisonError::into_inner).as_ref().is_none_or(Running::is_finished);
     let mut teller = Teller::default();
@@ -284,15 +287,40 @@ fn bind(config: &config::Replica) -> Result<Bound, Error> {
 /// The kernel takes the ring of a killed process apart after its end: its address stays taken for a moment, by nobody.
 const LET_GO: Duration = Duration::from_secs(3);
 
-fn listen(config: &config::Replica, address: SocketAddr) -> Result<TcpListener, Error> {
+fn listen(config: &config::Replica, what: &str, address: SocketAddr) -> Result<TcpListener, Error> {
     TcpListener::bind(address).map_err(|error| match error.kind() {
         std::io::ErrorKind::AddrInUse => config::wrong(
             &config.path,
-            format!("status = \"{address}\" is in use"),
+            format!("{what} = \"{address}\" is in use"),
             "choose another port, or end what holds it: ss -ltnp",
         ),
-        _ => Error::system(format!("listen on {address} for status"))(error),
+        _ => Error::system(format!("listen on {address} for {what}"))(error),
     })
+}
+
+/// Where status and metrics get their figures. However often they are asked, the replica itself is only now and then.
+struct Desk {
+    running: Arc<Mutex<Option<Running>>>,
+    about: Arc<About>,
+    last: Mutex<Option<(Instant, ReplicaStatus)>>,
+}
+
+impl Desk {
+    /// An answer this young is given again.
+    const FRESH: Duration = Duration::from_millis(10);
+
+    fn status(&self) -> Option<ReplicaStatus> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, status)) = &*last
+            && at.elapsed() < Desk::FRESH
+        {
+            return Some(status.clone());
+        }
+        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let status = running.as_ref().and_then(Running::status).map(|report| self.about.status(&report))?;
+        *last = Some((Instant::now(), status.clone()));
+        Some(status)
+    }
 }
 
 /// What a status says that the replica itself does not know.

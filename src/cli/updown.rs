@@ -1,10 +1,9 @@
 //! `castra up` and `castra down`: the replicas of a laboratory as background processes of this machine.
 
-use std::fs::File;
+use std::fs::OpenOptions;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -13,7 +12,8 @@ use super::config::{Cluster, Replica};
 use super::errors::Error;
 use super::output::{self, line, note};
 use super::processes::{self, Process, last_words, log_file, pid_file};
-use super::{check, files, status};
+use super::status::Observer;
+use super::{check, files};
 use crate::types::ReplicaId;
 
 /// `castra up`
@@ -33,52 +33,78 @@ pub struct Up {
     pub json: bool,
 }
 
-/// Starts every replica of a folder and waits until each answers. The replicas of a life of the cluster share its
-/// instance id; all were down, so this is a new life, in which nothing of the old is believed (P42 f).
+/// Starts the replicas of a folder that do not run, and waits until each answers. The replicas of a life of the cluster
+/// share its instance id. If all were down, this is a new life, in which nothing of the old is believed (P42 f); if some
+/// run, the others join them, and know that they have forgotten. More than f at once cannot: too much is forgotten.
 pub fn up(args: &Up) -> Result<(), Error> {
     let cluster = Cluster::load(&args.dir.join("cluster.toml"))?;
     cluster.check_lab(args.lab)?;
-    let mut replicas = Vec::new();
+    let (mut missing, mut running) = (Vec::new(), Vec::new());
     for id in cluster.size.replicas() {
         let path = args.dir.join(format!("{id}.toml"));
         let replica = Replica::load(&path)?;
         check::check_key(&replica)?;
-        if let Some(process) = processes::running(&pid_file(&args.dir, id)) {
-            return Err(Error::Running {
-                seen: format!("{id} runs already (pid {})", process.pid),
-                mend: format!("castra status {0} shows it; castra down {0} ends it", args.dir.display()),
-            });
+        match processes::running(&pid_file(&args.dir, id)) {
+            Some(process) => running.push(format!("{id} (pid {})", process.pid)),
+            None => missing.push((id, path, replica.file.instance_file)),
         }
-        replicas.push((id, path, replica.file.instance_file));
     }
-    let instance = files::random_u64()?;
+    let (n, f, dir) = (cluster.size.n(), cluster.size.f(), args.dir.display());
+    if missing.is_empty() {
+        return Err(Error::Running {
+            seen: format!("all {n} replicas run already: {}", running.join(", ")),
+            mend: format!("castra status {dir} shows them; castra down {dir} ends them"),
+        });
+    }
+    let fresh = running.is_empty();
+    if !fresh && missing.len() > f {
+        return Err(Error::Running {
+            seen: format!(
+                "{} of {n} replicas are down and their memory is lost; {} still run, and {f} may be missing",
+                missing.len(),
+                running.join(", ")
+            ),
+            mend: format!("castra down {dir} && castra up {dir} begins an empty life of the cluster"),
+        });
+    }
+    let instance = if fresh { files::random_u64()? } else { files::read_instance(&missing[0].2)? };
     let mut written = Vec::new();
-    for (_, _, file) in &replicas {
+    for (_, _, file) in missing.iter().filter(|_| fresh) {
         if !written.contains(&file) {
             files::write_instance(file, instance)?;
             written.push(file);
         }
     }
     let mut started = Started { folder: &args.dir, children: Vec::new(), keep: false };
-    for (id, path, _) in &replicas {
-        started.children.push((*id, spawn(&args.dir, *id, path, args.lab)?));
+    for (id, path, _) in &missing {
+        started.children.push((*id, spawn(&args.dir, *id, path, args.lab, fresh)?));
     }
     started.wait(&cluster, instance, Duration::from_secs(args.wait))?;
     started.keep = true;
     if args.json {
         let pids: Vec<u32> = started.children.iter().map(|(_, child)| child.id()).collect();
-        return output::json(&json!({ "cluster": cluster.id.to_string(), "instance": instance, "pids": pids }));
+        let started: Vec<String> = started.children.iter().map(|(id, _)| id.to_string()).collect();
+        let cluster = cluster.id.to_string();
+        return output::json(
+            &json!({ "cluster": cluster, "instance": instance, "started": started, "pids": pids, "new_life": fresh }),
+        );
     }
     for (id, child) in &started.children {
         let log = log_file(&args.dir, *id);
         line(format!("{id} is up (pid {}, log {})", child.id(), log.display()))?;
     }
+    if !running.is_empty() {
+        note(format!("{} ran already", running.join(", ")));
+    }
     Ok(())
 }
 
-fn spawn(folder: &Path, id: ReplicaId, config: &Path, lab: bool) -> Result<Child, Error> {
+/// A replica's log begins anew with a life of the cluster.
+fn spawn(folder: &Path, id: ReplicaId, config: &Path, lab: bool, fresh: bool) -> Result<Child, Error> {
     let log = log_file(folder, id);
-    let file = File::create(&log).map_err(Error::writing(&log))?;
+    let mut options = OpenOptions::new();
+    let options = if fresh { options.write(true).truncate(true) } else { options.append(true) };
+    let file = options.create(true).open(&log).map_err(Error::writing(&log))?;
     let copy = file.try_clone().map_err(Error::writing(&log))?;
     let program = std::env::current_exe().map_err(Error::system("find this program"))?;
     let mut command = Command::new(program);
@@ -100,42 +126,26 @@ struct Started<'a> {
 
 impl Started<'_> {
     fn wait(&mut self, cluster: &Cluster, instance: u64, patience: Duration) -> Result<(), Error> {
-        let until = Instant::now() + patience;
-        loop {
-            for (id, child) in &mut self.children {
+        let ids: Vec<ReplicaId> = self.children.iter().map(|(id, _)| *id).collect();
+        let (children, folder) = (&mut self.children, self.folder);
+        let meanwhile = || {
+            for (id, child) in children.iter_mut() {
                 if let Ok(Some(exit)) = child.try_wait() {
-                    let words = last_words(self.folder, *id).unwrap_or_else(|| exit.to_string());
-                    return Err(Error::Stopped {
-                        replica: id.to_string(),
-                        why: words,
-                        mend: format!(
-                            "all of it is in {}; the others were stopped again",
-                            log_file(self.folder, *id).display()
-                        ),
-                    });
+                    let why = last_words(folder, *id).unwrap_or_else(|| exit.to_string());
+                    let log = log_file(folder, *id);
+                    let mend = format!("all of it is in {}; what was started with it was stopped again", log.display());
+                    return Err(Error::Stopped { replica: id.to_string(), why, mend });
                 }
             }
-            let asked = status::ask_all(self.folder, cluster);
-            let silent: Vec<_> = asked
-                .iter()
-                .filter(|asked| !asked.answer.as_ref().is_ok_and(|answer| answer.instance == instance))
-                .collect();
-            if silent.is_empty() {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                let why = |asked: &&status::Asked| match &asked.answer {
-                    Err(why) => format!("{} ({why})", asked.id),
-                    Ok(_) => format!("{} (another life of the cluster)", asked.id),
-                };
-                let names: Vec<String> = silent.iter().map(why).collect();
-                return Err(Error::Running {
-                    seen: format!("no answer within {} s from {}", patience.as_secs(), names.join(", ")),
-                    mend: "every rN.toml needs a `status` address of its own that is free; --wait gives more time"
-                        .into(),
-                });
-            }
-            thread::sleep(Duration::from_millis(20));
+            Ok(())
+        };
+        let late = Observer::new(folder, cluster).wait(&ids, instance, patience, meanwhile, |_| true)?;
+        match late.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Running {
+                seen: format!("no answer within {} s from {}", patience.as_secs(), late.join(", ")),
+                mend: "every rN.toml needs a `status` address of its own that is free; --wait gives more time".into(),
+            }),
         }
     }
 }

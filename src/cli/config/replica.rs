@@ -32,6 +32,11 @@ pub struct ReplicaFile {
     pub bind: Option<SocketAddr>,
     /// Where to answer `castra status`. Absent: nowhere.
     pub status: Option<SocketAddr>,
+    /// Where to answer Prometheus, `GET /metrics`. Absent: nowhere.
+    pub metrics: Option<SocketAddr>,
+    /// Let `metrics` be an address beyond loopback: whoever reaches it reads it.
+    #[serde(default)]
+    pub metrics_beyond_loopback: bool,
     /// The packet path.
     #[serde(default)]
     pub transport: TransportKind,
@@ -97,6 +102,20 @@ impl Replica {
         file.cores.parse::<Cores>().map_err(Error::Cores)?;
         if file.status.is_some() && file.status == file.bind {
             return Err(wrong(path, "`status` and `bind` are one address", "give `status` a port of its own"));
+        }
+        if let Some(metrics) = file.metrics {
+            if [file.status, file.bind].contains(&Some(metrics)) {
+                return Err(wrong(
+                    path,
+                    "`metrics` has the address of another key",
+                    "give `metrics` a port of its own",
+                ));
+            }
+            if !metrics.ip().is_loopback() && !file.metrics_beyond_loopback {
+                let seen = format!("metrics = \"{metrics}\" is not loopback: whoever reaches it reads it");
+                let mend = format!("metrics = \"127.0.0.1:{}\", or metrics_beyond_loopback = true", metrics.port());
+                return Err(wrong(path, seen, mend));
+            }
         }
         Ok(Replica { path: path.to_owned(), id: ReplicaId(file.id), file, cluster })
     }

@@ -11,7 +11,7 @@ use crate::auth::{AuthMode, Identity};
 use crate::cli::config::{Client, Cluster, ServiceName, TransportKind};
 use crate::cli::errors::Error;
 use crate::cli::output::{self, line, note};
-use crate::cli::status::{self, ReplicaStatus};
+use crate::cli::status::{self, Observer, ReplicaStatus};
 use crate::cli::{config, files};
 use crate::execution::ExecutorConfig;
 use crate::lab::{LatencyMicros, Load, Machine, Measured, Target, load};
@@ -115,6 +115,8 @@ struct Report {
     retransmissions: u64,
     /// Queries that had to be ordered, over the whole run.
     fallbacks: u64,
+    /// Views that were left, over the whole run.
+    view_changes: u64,
     /// Ordered operations per batch over the whole run; absent if there were none.
     ops_per_batch: Option<f64>,
     replicas: Vec<PerReplica>,
@@ -220,10 +222,9 @@ fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &
     }
     let identity = files::read_key(&client.file.key_file)?;
     let instance = files::read_instance(&client.file.instance_file)?;
-    let folder = client.cluster.folder();
-    let statuses = || -> Vec<ReplicaStatus> {
-        status::ask_all(&folder, &client.cluster).into_iter().filter_map(|asked| asked.answer.ok()).collect()
-    };
+    let observer = Observer::new(&client.cluster.folder(), &client.cluster);
+    let statuses =
+        || -> Vec<ReplicaStatus> { observer.ask_all().into_iter().filter_map(|asked| asked.answer.ok()).collect() };
     // Processes on this machine can be looked at; others' cost is not known here.
     let local = client.cluster.addresses().iter().all(|address| address.ip().is_loopback());
     let found: Vec<u32> = statuses().iter().map(|status| status.pid).collect();
@@ -301,6 +302,8 @@ fn report(
         measured_seconds: round(seconds, 3),
         retransmissions: measured.retransmissions,
         fallbacks: measured.fallbacks,
+        view_changes: status::view(cluster.size, after.iter())
+            .saturating_sub(status::view(cluster.size, before.iter())),
         ops_per_batch: (!run.load.read_only && batches > 0)
             .then(|| round(measured.completed as f64 / batches as f64, 1)),
         replicas,
@@ -364,6 +367,7 @@ fn show(report: &Report) -> Result<(), Error> {
         ("memory", number(report.rss_mib_per_replica), "MiB, the largest replica"),
         ("batches of", number(report.ops_per_batch), "operations"),
         ("sent again", report.retransmissions.to_string(), "requests"),
+        ("view changes", report.view_changes.to_string(), ""),
         ("errors", (report.errors + report.wrong_results).to_string(), ""),
     ] {
         table.add_row([name, &value, unit]);

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use super::{Laboratory, Options, prompt, station_error};
+use super::{KEEPS_LOGS, Laboratory, Options, prompt, station_error};
 use crate::cli::config::{ServiceName, TransportKind};
 use crate::cli::errors::Error;
 use crate::cli::files;
@@ -266,7 +266,7 @@ impl Shown<'_> {
             if last.1.elapsed() > 2 * TIMEOUT {
                 return Err(Error::Running {
                     seen: format!("no operation was answered for {} s", last.1.elapsed().as_secs()),
-                    mend: "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs".into(),
+                    mend: KEEPS_LOGS.into(),
                 });
             }
             self.teller.at(waits.elapsed(), progress.operations());
@@ -309,10 +309,9 @@ struct Digests {
 fn demo_error(error: DemoError) -> Error {
     match error {
         DemoError::Station(error) => station_error(error),
-        DemoError::Session(_) | DemoError::Unanswered { .. } => Error::Running {
-            seen: error.to_string(),
-            mend: "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs".into(),
-        },
+        DemoError::Session(_) | DemoError::Unanswered { .. } => {
+            Error::Running { seen: error.to_string(), mend: KEEPS_LOGS.into() }
+        }
     }
 }
 

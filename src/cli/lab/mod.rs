@@ -8,8 +8,7 @@ use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -18,7 +17,7 @@ use super::connect::backend;
 use super::errors::Error;
 use super::init::{self, Init};
 use super::processes::log_file;
-use super::status::{self, ReplicaStatus};
+use super::status::{Observer, ReplicaStatus};
 use super::{check, config, files};
 use crate::auth::Identity;
 use crate::lab::{Child, Launch, LoadError, StationError, Target, child};
@@ -43,6 +42,7 @@ pub struct Laboratory {
     // Dropped in this order: the processes before the folder that they write to.
     children: Vec<Child>,
     cluster: Cluster,
+    observer: Observer,
     identity: Identity,
     instance: u64,
     folder: TempDir,
@@ -50,8 +50,8 @@ pub struct Laboratory {
 
 /// How long the replicas have to come up, and to go down.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// How often something is looked at that has no event.
-const LOOK: Duration = Duration::from_millis(20);
+/// Where to look further.
+const KEEPS_LOGS: &str = "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs";
 
 impl Laboratory {
     /// Makes the folder, starts every replica, and waits until each answers.
@@ -72,12 +72,15 @@ impl Laboratory {
         })?;
         let identity = files::read_key(&dir.join("client.key"))?;
         let instance = files::read_instance(&dir.join("instance"))?;
-        let mut lab = Laboratory { children: Vec::new(), cluster, identity, instance, folder };
-        for id in lab.cluster.size.replicas() {
-            let config = dir.join(format!("{id}.toml"));
-            set_transport(&config, options.transport)?;
-            check::check_key(&config::Replica::load(&config)?)?;
-            lab.children.push(spawn(&dir, id, &config)?);
+        let configs: Vec<_> = cluster.size.replicas().map(|id| (id, dir.join(format!("{id}.toml")))).collect();
+        for (_, config) in &configs {
+            set_transport(config, options.transport)?;
+            check::check_key(&config::Replica::load(config)?)?;
+        }
+        let observer = Observer::new(&dir, &cluster);
+        let mut lab = Laboratory { children: Vec::new(), cluster, observer, identity, instance, folder };
+        for (id, config) in &configs {
+            lab.children.push(spawn(&dir, *id, config)?);
         }
         let all: Vec<ReplicaId> = lab.cluster.size.replicas().collect();
         lab.wait(&all, stop, "come up", |_| true)?;
@@ -111,14 +114,12 @@ impl Laboratory {
 
     /// What replica `id` says of itself, if it answers.
     pub fn status(&self, id: ReplicaId) -> Option<ReplicaStatus> {
-        let mut asked = status::ask_all(&self.dir(), &self.cluster);
-        (usize::from(id.0) < asked.len()).then(|| asked.swap_remove(usize::from(id.0)).answer.ok()).flatten()
+        self.observer.ask(id).ok()
     }
 
     /// What all replicas that answer say of themselves.
     pub fn statuses(&self) -> Vec<(ReplicaId, ReplicaStatus)> {
-        let asked = status::ask_all(&self.dir(), &self.cluster);
-        asked.into_iter().filter_map(|asked| Some((asked.id, asked.answer.ok()?))).collect()
+        self.observer.ask_all().into_iter().filter_map(|asked| Some((asked.id, asked.answer.ok()?))).collect()
     }
 
     /// Whether there is such a replica.
@@ -154,37 +155,26 @@ impl Laboratory {
         to: &str,
         enough: impl Fn(&ReplicaStatus) -> bool,
     ) -> Result<(), Error> {
-        let until = Instant::now() + PATIENCE;
-        loop {
+        let children = &mut self.children;
+        let meanwhile = || {
             for &id in replicas {
-                let child = &mut self.children[usize::from(id.0)];
+                let child = &mut children[usize::from(id.0)];
                 if let Some(exit) = child.ended() {
                     let words = child.last_words();
                     let why =
                         if words.is_empty() { exit.to_string() } else { format!("{exit}; its log ends:\n{words}") };
-                    let mend = "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs";
-                    return Err(Error::Stopped { replica: id.to_string(), why, mend: mend.into() });
+                    return Err(Error::Stopped { replica: id.to_string(), why, mend: KEEPS_LOGS.into() });
                 }
             }
-            let asked = status::ask_all(&self.dir(), &self.cluster);
-            let fine = |asked: &&status::Asked| {
-                let answer = asked.answer.as_ref().ok().filter(|answer| answer.instance == self.instance);
-                !replicas.contains(&asked.id) || answer.is_some_and(&enough)
-            };
-            let waiting: Vec<String> = asked.iter().filter(|a| !fine(a)).map(|a| a.id.to_string()).collect();
-            if waiting.is_empty() {
-                return Ok(());
-            }
-            if stop.is_stopped() {
-                return Err(Error::Interrupted);
-            }
-            if Instant::now() >= until {
-                return Err(Error::Running {
-                    seen: format!("{} did not {to} within {} s", waiting.join(", "), PATIENCE.as_secs()),
-                    mend: "is the machine very busy? `uptime` shows its load".into(),
-                });
-            }
-            thread::sleep(LOOK);
+            if stop.is_stopped() { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let late = self.observer.wait(replicas, self.instance, PATIENCE, meanwhile, enough)?;
+        match late.is_empty() {
+            true => Ok(()),
+            false => Err(Error::Running {
+                seen: format!("{} did not {to} within {} s", late.join(", "), PATIENCE.as_secs()),
+                mend: "is the machine very busy? `uptime` shows its load".into(),
+            }),
         }
     }
 

@@ -97,7 +97,7 @@ pub fn run(lab: &mut Laboratory, stop: &Stop) -> Result<(), Error> {
 fn act(lab: &mut Laboratory, word: Word, stop: &Stop) -> Result<(), Error> {
     match word {
         Word::Kv(verb) => kv::run(kv::Kv::new(lab.dir(), TIMEOUT, verb)),
-        Word::Status => status::status(&status::Status { dir: lab.dir(), json: false }),
+        Word::Status => status::status(&status::Status::of(lab.dir())),
         Word::Kill { replica } => {
             lab.known(replica)?;
             if !lab.runs(replica) {

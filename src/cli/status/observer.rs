@@ -1,0 +1,179 @@
+//! Asks replicas.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
+use std::thread::{self, ScopedJoinHandle};
+use std::time::{Duration, Instant};
+
+use super::ReplicaStatus;
+use crate::cli::config::{self, Cluster};
+use crate::cli::errors::Error;
+use crate::cli::http::PATIENCE;
+use crate::types::ReplicaId;
+
+/// Bytes of an answer; more is not read.
+const ANSWER_MAX: u64 = 4 << 20;
+/// How often someone who waits asks.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// Asks the replica at `address`.
+fn ask(address: SocketAddr) -> io::Result<ReplicaStatus> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
+    let mut text = Vec::new();
+    stream.take(ANSWER_MAX).read_to_end(&mut text)?;
+    let body = text.windows(4).position(|w| w == b"\r\n\r\n").map(|at| &text[at + 4..]);
+    if !text.starts_with(b"HTTP/1.") || text.get(8..13) != Some(b" 200 ") {
+        return Err(io::Error::other("it does not answer as a castra replica does"));
+    }
+    serde_json::from_slice(body.unwrap_or_default()).map_err(io::Error::from)
+}
+
+/// One replica, asked.
+pub struct Asked {
+    /// Who.
+    pub id: ReplicaId,
+    /// Its answer, or why there is none.
+    pub answer: Result<ReplicaStatus, String>,
+}
+
+/// Knows where the replicas of a cluster answer.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    cluster: String,
+    /// A replica whose file is not here, or names no address, cannot be asked.
+    addresses: Vec<(ReplicaId, Option<SocketAddr>)>,
+}
+
+impl Observer {
+    /// Of the cluster whose files are in `folder`.
+    pub fn new(folder: &Path, cluster: &Cluster) -> Observer {
+        let of = |id: ReplicaId| config::Replica::load(&folder.join(format!("{id}.toml"))).ok()?.file.status;
+        let addresses = cluster.size.replicas().map(|id| (id, of(id))).collect();
+        Observer { cluster: cluster.id.to_string(), addresses }
+    }
+
+    /// Asks all at once.
+    pub fn ask_all(&self) -> Vec<Asked> {
+        self.ask_those(|_| true)
+    }
+
+    /// Asks one.
+    pub fn ask(&self, id: ReplicaId) -> Result<ReplicaStatus, String> {
+        let answer = self.ask_those(|other| other == id).pop().map(|asked| asked.answer);
+        answer.unwrap_or_else(|| Err(format!("there is no {id}")))
+    }
+
+    /// Asks those that are `meant`, at once. An answer of another cluster counts as none.
+    pub fn ask_those(&self, meant: impl Fn(ReplicaId) -> bool) -> Vec<Asked> {
+        let ask_one = |id: ReplicaId, address: Option<SocketAddr>| {
+            let address = address.ok_or_else(|| format!("{id}.toml names no status address here"))?;
+            let status = ask(address).map_err(|error| format!("{address}: {error}"))?;
+            match status.cluster == self.cluster && status.id == id.to_string() {
+                true => Ok(status),
+                false => Err(format!("{address} is {} of another cluster.toml", status.id)),
+            }
+        };
+        thread::scope(|scope| {
+            let meant = self.addresses.iter().filter(|(id, _)| meant(*id));
+            let asking: Vec<_> = meant.map(|&(id, at)| (id, scope.spawn(move || ask_one(id, at)))).collect();
+            let gather = |(id, asked): (_, ScopedJoinHandle<'_, Result<_, _>>)| Asked {
+                id,
+                answer: asked.join().unwrap_or_else(|_| Err("asking it failed".to_owned())),
+            };
+            asking.into_iter().map(gather).collect()
+        })
+    }
+
+    /// Waits until each of `replicas` answers in life `instance` of the cluster and is as `enough` wants it. After
+    /// `patience`: who is not, and why. `meanwhile` looks whether waiting still makes sense.
+    pub fn wait(
+        &self,
+        replicas: &[ReplicaId],
+        instance: u64,
+        patience: Duration,
+        mut meanwhile: impl FnMut() -> Result<(), Error>,
+        enough: impl Fn(&ReplicaStatus) -> bool,
+    ) -> Result<Vec<String>, Error> {
+        let until = Instant::now() + patience;
+        loop {
+            meanwhile()?;
+            let late = |asked: Asked| match asked.answer {
+                Ok(answer) if answer.instance != instance => {
+                    Some(format!("{} (another life of the cluster)", asked.id))
+                }
+                Ok(answer) if enough(&answer) => None,
+                Ok(answer) => Some(format!("{} ({})", asked.id, answer.state)),
+                Err(why) => Some(format!("{} ({why})", asked.id)),
+            };
+            let late: Vec<String> = self.ask_those(|id| replicas.contains(&id)).into_iter().filter_map(late).collect();
+            if late.is_empty() || Instant::now() >= until {
+                return Ok(late);
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::cli::http;
+    use crate::cli::status::answer;
+
+    fn served(report: impl Fn() -> Option<ReplicaStatus> + Send + 'static) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        http::serve("test", listener, move |path| answer(path, report())).unwrap();
+        address
+    }
+
+    #[test]
+    fn a_status_comes_back_as_it_was() {
+        let status = ReplicaStatus { id: "r1".into(), executed: 7, ..ReplicaStatus::default() };
+        let copy = status.clone();
+        assert_eq!(ask(served(move || Some(copy.clone()))).unwrap(), status);
+        assert!(ask(served(|| None)).is_err(), "a replica that does not answer");
+    }
+
+    fn observer(addresses: &[Option<SocketAddr>]) -> Observer {
+        let addresses = addresses.iter().enumerate().map(|(id, address)| (ReplicaId(id as u8), *address)).collect();
+        Observer { cluster: "c".into(), addresses }
+    }
+
+    #[test]
+    fn who_is_late_is_named_with_the_reason() {
+        let status = |id: &str, state: &str, instance| ReplicaStatus {
+            id: id.into(),
+            cluster: "c".into(),
+            state: state.into(),
+            instance,
+            ..ReplicaStatus::default()
+        };
+        let serve = |status: ReplicaStatus| Some(served(move || Some(status.clone())));
+        let mut stranger = status("r2", "normal", 1);
+        stranger.cluster = "d".into();
+        let all = [
+            serve(status("r0", "normal", 1)),
+            serve(status("r1", "normal", 2)),
+            serve(stranger),
+            serve(status("r3", "forgetful", 1)),
+            None,
+        ];
+        let wait = |ids: &[u8], enough: &dyn Fn(&ReplicaStatus) -> bool| {
+            let ids: Vec<ReplicaId> = ids.iter().map(|&id| ReplicaId(id)).collect();
+            observer(&all).wait(&ids, 1, Duration::ZERO, || Ok(()), enough).unwrap()
+        };
+        let normal = |status: &ReplicaStatus| status.state == "normal";
+        assert_eq!(wait(&[0], &normal), Vec::<String>::new());
+        assert_eq!(wait(&[0, 3], &|_| true), Vec::<String>::new());
+        assert_eq!(wait(&[0, 1, 3], &normal), ["r1 (another life of the cluster)", "r3 (forgetful)"]);
+        let said = wait(&[2, 4], &normal);
+        assert!(said[0].ends_with("is r2 of another cluster.toml)") && said[1].contains("names no status address"));
+    }
+}

@@ -1,0 +1,85 @@
+//! What a replica says of itself, as it travels.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a replica may be in.
+pub const STATES: &[&str] = &["normal", "forgetful", "diverged", "split", "stopped"];
+
+/// What one replica answers.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplicaStatus {
+    /// `r0`.
+    pub id: String,
+    /// The cluster's id.
+    pub cluster: String,
+    /// This life of the cluster.
+    pub instance: u64,
+    /// The version of castra.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Its starts in this life, from 1.
+    pub boot: u64,
+    /// Since it started.
+    pub uptime_s: u64,
+    /// The packet path by name.
+    pub transport: String,
+    /// Which role runs where.
+    pub placement: String,
+    /// One of [`STATES`].
+    pub state: String,
+    /// Why it stopped.
+    pub stopped: Option<String>,
+    /// Its view.
+    pub view: u64,
+    /// That view's primary.
+    pub primary: String,
+    /// The last batch executed and committed.
+    pub executed: u64,
+    /// The largest ever prepared.
+    pub prepared: u64,
+    /// The last stable checkpoint.
+    pub stable: u64,
+    /// Digests of its state at its last checkpoints.
+    pub checkpoints: BTreeMap<u64, String>,
+    /// Requests that wait for a proposal.
+    pub waiting: u64,
+    /// Replicas that the primary waits for.
+    pub waiting_for: Vec<String>,
+    /// The others, as it sees them.
+    pub peers: BTreeMap<String, PeerStatus>,
+    /// Datagrams and frames dropped, by reason.
+    pub rejects: BTreeMap<String, u64>,
+    /// The last datagram of another cluster: first bytes of that cluster's id, and the sender's address.
+    pub foreign: Option<(String, SocketAddr)>,
+    /// What agreement did and dropped.
+    pub agreement: BTreeMap<String, u64>,
+    /// What the socket did and dropped.
+    pub socket: BTreeMap<String, u64>,
+    /// The receive buffer, granted and asked for, bytes.
+    pub receive_buffer: (usize, usize),
+    /// The service's state in use, bytes.
+    pub service_bytes: u64,
+    /// The library's, bytes.
+    pub library_bytes: u64,
+    /// What an operator should hear of.
+    pub notices: Vec<String>,
+}
+
+/// Another replica, as one sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerStatus {
+    /// How long ago it was heard; none: never.
+    pub heard_ms: Option<u64>,
+    /// Its last executed batch, as it said.
+    pub executed: u64,
+    /// Envelopes in its name with a wrong MAC.
+    pub bad_mac: u64,
+    /// What it sent, authentic, that no correct replica sends.
+    pub misdeeds: BTreeMap<String, u64>,
+}
