@@ -57,6 +57,9 @@ fn every_verb_has_help_with_an_example() {
         "kv scan",
         "kv import",
         "kv export",
+        "bench load",
+        "bench failover",
+        "demo",
     ] {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         expect(&castra(&args), 0, &["Usage: castra", "Example", &format!("castra {}", args[0])]);

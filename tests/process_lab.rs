@@ -193,6 +193,7 @@ fn load_is_measured_on_processes() {
         assert!((cpu("replicas") + cpu("clients") - cpu("total")).abs() < 0.05, "{report:#}");
         assert!(cpu("replicas") > 0.0 && cpu("clients") > 0.0, "{report:#}");
         assert_eq!((&report["errors"], &report["wrong_results"]), (&0.into(), &0.into()), "{report:#}");
+        assert!(report["view_changes"].is_u64(), "{report:#}");
         assert_eq!(report["replicas"].as_array().unwrap().len(), 4);
         let configuration = &report["configuration"];
         assert_eq!((&configuration["clients"], &configuration["outstanding"]), (&2.into(), &8.into()));
@@ -205,12 +206,36 @@ fn load_is_measured_on_processes() {
 }
 
 #[test]
+fn a_failover_is_measured_and_loses_nothing() {
+    for how in ["kill", "stop"] {
+        let arguments = ["bench", "failover", "--whom", "backup", "--fresh", "--kills", "2", "--how", how, "--json"];
+        let report = castra(&arguments);
+        let kills = report["kills"].as_array().unwrap();
+        assert_eq!(kills.len(), 2, "{report:#}");
+        for kill in kills {
+            assert_eq!(kill["victim"], "r3", "{report:#}");
+            assert!(kill["gap_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+            assert!(kill["gap_any_ms"].as_f64() <= kill["gap_ms"].as_f64(), "{report:#}");
+            assert!(kill["healed_ms"].is_null(), "each has a cluster of its own: {report:#}");
+        }
+        assert!(report["gap_ms"]["median"].as_f64() <= report["gap_ms"]["max"].as_f64(), "{report:#}");
+        assert!(report["operations"].as_u64().unwrap() > 0, "{report:#}");
+        for none in ["lost", "duplicated", "unanswered"] {
+            assert_eq!(report[none], 0, "{report:#}");
+        }
+        assert_eq!((&report["linearizable"], &report["how"]), (&true.into(), &how.into()), "{report:#}");
+    }
+}
+
+#[test]
 fn wrong_use_is_told_from_failure() {
     for arguments in [
         &["bench", "load", "--replicas", "5"][..],
         &["bench", "load", "--clients", "0"],
         &["bench", "load", "--outstanding", "3000", "--sessions", "1"],
         &["bench", "load", "--seconds", "nan"],
+        &["bench", "failover", "--kills", "0"],
+        &["bench", "failover", "--rest", "nan"],
         &["demo", "--seconds", "100"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();

@@ -71,6 +71,8 @@ enum Verb {
 enum BenchVerb {
     /// Keep load on a cluster: throughput, latency, CPU, memory
     Load(lab::bench::LoadArgs),
+    /// Kill or stop the primary under load, again and again: how long nothing is answered
+    Failover(lab::failover::FailoverArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -123,6 +125,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Kv(args) => kv::run(args),
         Verb::Demo(args) => lab::demo::demo(&args),
         Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
+        Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

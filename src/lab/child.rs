@@ -33,6 +33,7 @@ pub struct Child {
     /// Held open while it may run.
     lifeline: Option<ChildStdin>,
     ended: Option<ExitStatus>,
+    paused: bool,
 }
 
 /// How often something that has no event is looked at.
@@ -54,7 +55,7 @@ impl Child {
             .process_group(0)
             .spawn()?;
         let lifeline = process.stdin.take();
-        Ok(Child { launch, process, lifeline, ended: None })
+        Ok(Child { launch, process, lifeline, ended: None, paused: false })
     }
 
     /// What people call it.
@@ -95,8 +96,41 @@ impl Child {
         if self.ended().is_none()
             && let Some(pid) = i32::try_from(self.pid()).ok().and_then(Pid::from_raw)
         {
-            // It is not buried yet, so the number is still its own.
+            // It is not buried yet, so the number is still its own. Who is paused hears nothing until it goes on.
             let _ = kill_process(pid, Signal::TERM);
+            let _ = kill_process(pid, Signal::CONT);
+        }
+    }
+
+    /// SIGSTOP: it stands still, with all that it knows, until [`Child::go_on`].
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn pause(&mut self) -> io::Result<()> {
+        self.signal(Signal::STOP)?;
+        self.paused = true;
+        Ok(())
+    }
+
+    /// SIGCONT.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn go_on(&mut self) -> io::Result<()> {
+        self.signal(Signal::CONT)?;
+        self.paused = false;
+        Ok(())
+    }
+
+    /// Whether it stands still.
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    fn signal(&mut self, signal: Signal) -> io::Result<()> {
+        match i32::try_from(self.pid()).ok().and_then(Pid::from_raw) {
+            Some(pid) if self.ended().is_none() => Ok(kill_process(pid, signal)?),
+            _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
@@ -188,6 +222,32 @@ mod tests {
         assert_ne!(pid, second);
         drop(child);
         assert!(!is_alive(second));
+    }
+
+    #[test]
+    fn a_paused_child_stands_still_and_ends_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = Child::start(shell(folder.path(), "while :; do echo .; sleep 0.01; done")).unwrap();
+        let state = |child: &Child| {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", child.pid())).unwrap();
+            stat.rsplit_once(") ").unwrap().1.chars().next().unwrap()
+        };
+        let until = Instant::now() + Duration::from_secs(30);
+        child.pause().unwrap();
+        while state(&child) != 'T' {
+            assert!(Instant::now() < until);
+            thread::sleep(LOOK);
+        }
+        assert!(child.is_paused());
+        child.go_on().unwrap();
+        assert!(!child.is_paused());
+        while state(&child) == 'T' {
+            assert!(Instant::now() < until);
+            thread::sleep(LOOK);
+        }
+        child.pause().unwrap();
+        assert!(child.stop(Duration::from_secs(30)).is_some());
+        assert!(Instant::now() < until && child.pause().is_err());
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub struct Demo {
     /// Client threads
     #[arg(long, default_value_t = 3)]
     pub clients: usize,
-    /// A prompt instead: put, get, scan, kill, start, status
+    /// A prompt instead: put, get, scan, kill, stop, start, status
     #[arg(long, conflicts_with = "json")]
     pub interactive: bool,
     /// Print one JSON object, and nothing else
@@ -306,7 +306,7 @@ struct Digests {
     of: Vec<String>,
 }
 
-fn demo_error(error: DemoError) -> Error {
+pub(super) fn demo_error(error: DemoError) -> Error {
     match error {
         DemoError::Station(error) => station_error(error),
         DemoError::Session(_) | DemoError::Unanswered { .. } => {

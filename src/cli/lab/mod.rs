@@ -2,13 +2,15 @@
 
 pub mod bench;
 pub mod demo;
+pub mod failover;
 mod prompt;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
@@ -17,12 +19,12 @@ use super::connect::backend;
 use super::errors::Error;
 use super::init::{self, Init};
 use super::processes::log_file;
-use super::status::{Observer, ReplicaStatus};
+use super::status::{self, Observer, ReplicaStatus};
 use super::{check, config, files};
 use crate::auth::Identity;
 use crate::lab::{Child, Launch, LoadError, StationError, Target, child};
 use crate::runtime::{Clock, Stop};
-use crate::types::ReplicaId;
+use crate::types::{ReplicaId, View};
 
 /// What kind of cluster.
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +52,8 @@ pub struct Laboratory {
 
 /// How long the replicas have to come up, and to go down.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often something is looked at that has no event.
+const LOOK: Duration = Duration::from_millis(20);
 /// Where to look further.
 const KEEPS_LOGS: &str = "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs";
 
@@ -136,9 +140,56 @@ impl Laboratory {
         self.children[usize::from(id.0)].ended().is_none()
     }
 
+    /// Whether it was paused.
+    pub fn is_paused(&self, id: ReplicaId) -> bool {
+        self.children[usize::from(id.0)].is_paused()
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self, id: ReplicaId) {
         self.children[usize::from(id.0)].kill();
+    }
+
+    /// SIGSTOP.
+    pub fn pause(&mut self, id: ReplicaId) -> Result<(), Error> {
+        self.children[usize::from(id.0)].pause().map_err(Error::system(format!("pause {id}")))
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&mut self, id: ReplicaId) -> Result<(), Error> {
+        self.children[usize::from(id.0)].go_on().map_err(Error::system(format!("let {id} go on")))
+    }
+
+    /// The view that all but `absent` are in, as far as one can tell.
+    pub fn view(&self, absent: Option<ReplicaId>) -> View {
+        let asked = self.observer.ask_those(|id| Some(id) != absent);
+        let answers: Vec<_> = asked.into_iter().filter_map(|asked| asked.answer.ok()).collect();
+        View(status::view(self.cluster.size, answers.iter()))
+    }
+
+    /// Waits until every replica takes part again: normal, in one view, and no further behind than a checkpoint.
+    pub fn until_whole(&mut self, stop: &Stop) -> Result<(), Error> {
+        let all: Vec<ReplicaId> = self.cluster.size.replicas().collect();
+        let (interval, until) = (self.cluster.file.protocol.checkpoint_interval, Instant::now() + PATIENCE);
+        loop {
+            self.wait(&all, stop, "take part again", |status| status.state == "normal")?;
+            let statuses: Vec<ReplicaStatus> = self.statuses().into_iter().map(|(_, status)| status).collect();
+            let executed = || statuses.iter().map(|status| status.executed);
+            let spread = executed().max().unwrap_or(0) - executed().min().unwrap_or(0);
+            let one_view = statuses.windows(2).all(|pair| pair[0].view == pair[1].view);
+            if statuses.len() == all.len() && one_view && spread <= interval {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                let line = |s: &ReplicaStatus| format!("{} in view {} at {}", s.id, s.view, s.executed);
+                let seen: Vec<String> = statuses.iter().map(line).collect();
+                return Err(Error::Running {
+                    seen: format!("the cluster is not whole again after {} s: {}", PATIENCE.as_secs(), seen.join(", ")),
+                    mend: KEEPS_LOGS.into(),
+                });
+            }
+            thread::sleep(LOOK);
+        }
     }
 
     /// Starts it again after a kill, and waits until it answers.

@@ -32,7 +32,12 @@ enum Word {
         #[arg(value_parser = replica)]
         replica: ReplicaId,
     },
-    /// Start it again: start r3
+    /// Stop a replica by SIGSTOP: it stands still and forgets nothing: stop r3
+    Stop {
+        #[arg(value_parser = replica)]
+        replica: ReplicaId,
+    },
+    /// Start it again after a kill, let it go on after a stop: start r3
     Start {
         #[arg(value_parser = replica)]
         replica: ReplicaId,
@@ -61,7 +66,7 @@ pub fn run(lab: &mut Laboratory, stop: &Stop) -> Result<(), Error> {
     // It ends with the process: nothing interrupts a read.
     let read = move || io::stdin().lock().lines().map_while(Result::ok).try_for_each(|line| send.send(line));
     thread::spawn(read);
-    line("put KEY VALUE, get KEY, del KEY, cas …, scan [PREFIX], kill rN, start rN, status, help, quit")?;
+    line("put KEY VALUE, get KEY, del KEY, cas …, scan [PREFIX], kill rN, stop rN, start rN, status, help, quit")?;
     loop {
         if asks {
             let _ = write!(io::stdout(), "castra> ").and_then(|()| io::stdout().flush());
@@ -113,8 +118,20 @@ fn act(lab: &mut Laboratory, word: Word, stop: &Stop) -> Result<(), Error> {
             }
             Ok(())
         }
+        Word::Stop { replica } => {
+            lab.known(replica)?;
+            if !lab.runs(replica) || lab.is_paused(replica) {
+                return line(format!("{replica} does not run"));
+            }
+            lab.pause(replica)?;
+            line(format!("{replica} is stopped"))
+        }
         Word::Start { replica } => {
             lab.known(replica)?;
+            if lab.is_paused(replica) && lab.runs(replica) {
+                lab.go_on(replica)?;
+                return line(format!("{replica} goes on"));
+            }
             if lab.runs(replica) {
                 return line(format!("{replica} runs"));
             }
@@ -139,6 +156,7 @@ mod tests {
         assert!(matches!(parsed("scan"), Ok(Word::Kv(_))));
         assert!(matches!(parsed("kill r2"), Ok(Word::Kill { replica: ReplicaId(2) })));
         assert!(matches!(parsed("start 3"), Ok(Word::Start { replica: ReplicaId(3) })));
+        assert!(matches!(parsed("stop r1"), Ok(Word::Stop { replica: ReplicaId(1) })));
         assert!(matches!(parsed("exit"), Ok(Word::Quit)));
         for wrong in ["kill", "kill x", "kill r999", "put a", "frobnicate", "--", "-x"] {
             assert!(parsed(wrong).is_err(), "{wrong}");

@@ -123,6 +123,23 @@ impl Record {
         self.timings.len() as u64
     }
 
+    /// The longest time between `from` and `to` in which no operation was answered; of ordered operations alone, or of
+    /// all. It begins with the last answer before `from`.
+    pub fn gap(&self, from: Time, to: Time, ordered_alone: bool) -> Duration {
+        let counts = |timing: &&Timing| !(ordered_alone && timing.read);
+        let mut done: Vec<Time> = self.timings.iter().filter(counts).map(|timing| timing.done).collect();
+        done.retain(|&done| done <= to);
+        done.sort_unstable();
+        let first = done.partition_point(|&done| done <= from).saturating_sub(1);
+        let mut last = done.get(first).copied().unwrap_or(from).min(from);
+        let mut longest = Duration::ZERO;
+        for &next in done.iter().skip(first).chain([&to]) {
+            longest = longest.max(next.since(last));
+            last = last.max(next);
+        }
+        longest
+    }
+
     /// What one phase was like.
     pub fn figures(&self, phases: &Phases, phase: Phase) -> PhaseFigures {
         let (mut reads, mut writes) = (Latencies::new(), Latencies::new());
@@ -159,6 +176,26 @@ mod tests {
 
     fn timing(submitted: u64, done: u64, read: bool) -> Timing {
         Timing { submitted: Time(submitted * 1_000), done: Time(done * 1_000), read }
+    }
+
+    #[test]
+    fn a_gap_is_the_longest_silence_around_a_moment() {
+        let at = |micros: u64| Time(micros * 1_000);
+        let timings = vec![
+            timing(0, 10, false),
+            timing(0, 95, false),
+            timing(0, 130, true),
+            timing(0, 160, false),
+            timing(0, 170, false),
+            timing(0, 900, false),
+        ];
+        let record = Record { timings, ..Record::default() };
+        let micros = |from, to, ordered| record.gap(at(from), at(to), ordered).as_micros();
+        assert_eq!(micros(100, 200, false), 35, "from the last answer before the kill");
+        assert_eq!(micros(100, 200, true), 65, "queries do not count");
+        assert_eq!(micros(100, 500, true), 330, "silence until the end counts");
+        assert_eq!(micros(5, 7, true), 2, "nothing was answered before");
+        assert_eq!(Record::default().gap(at(1), at(4), false).as_micros(), 3);
     }
 
     #[test]

@@ -35,6 +35,7 @@ pub struct Job {
 pub struct Progress {
     moments: AtomicU64,
     operations: AtomicU64,
+    ordered: AtomicU64,
     stop: Stop,
 }
 
@@ -47,6 +48,11 @@ impl Progress {
     /// Operations answered so far.
     pub fn operations(&self) -> u64 {
         self.operations.load(SeqCst)
+    }
+
+    /// Those of them that were ordered.
+    pub fn ordered(&self) -> u64 {
+        self.ordered.load(SeqCst)
     }
 
     /// Begin no more operations.
@@ -189,6 +195,7 @@ impl Record {
         self.operations.push(Operation { client, op, invoked, completed, placed, result: result.clone() });
         self.timings.push(Timing { submitted: done.submitted_at, done: done.done_at, read });
         progress.operations.fetch_add(1, SeqCst);
+        progress.ordered.fetch_add(u64::from(!read), SeqCst);
         Some(result)
     }
 }
