@@ -164,6 +164,8 @@ fn the_demo_loses_nothing_and_says_so() {
     assert_eq!(report["digests_of"].as_array().unwrap().len(), 3, "{report:#}");
     assert_eq!(report["killed"], report["restarted_replica"]["id"]);
     assert_ne!(report["killed"], "r0", "a backup is killed, not the primary");
+    assert!(report["gap_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert_eq!((&report["view_changes"], &report["caught_up"]), (&0.into(), &false.into()), "{report:#}");
     assert_eq!(
         (&report["restarted_replica"]["state"], &report["restarted_replica"]["boot"]),
         (&"forgetful".into(), &2.into())

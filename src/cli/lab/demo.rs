@@ -81,6 +81,12 @@ struct Report {
     digests_of: Vec<String>,
     seconds: f64,
     killed: String,
+    /// The longest time without an ordered operation, from the kill on.
+    gap_ms: f64,
+    /// Views that were left.
+    view_changes: u64,
+    /// Whether the replica that was killed takes part again and holds all of the work.
+    caught_up: bool,
     restarted_replica: Restarted,
     before: PhaseFigures,
     during: PhaseFigures,
@@ -214,7 +220,8 @@ impl Shown<'_> {
         let verdict = record.judge();
         let digests = self.digests(lab, victim, last)?;
         let reborn = lab.status(victim).unwrap_or_default();
-        Ok(report(self.args, lab, &record, &phases, verdict, digests, victim, reborn, transport))
+        let caught_up = reborn.state == "normal" && reborn.executed >= last.0;
+        Ok(report(self.args, lab, &record, &phases, verdict, digests, victim, reborn, caught_up, transport))
     }
 
     /// What happens while the clients work: half-way a backup dies, and after three quarters it is started again.
@@ -325,12 +332,15 @@ fn report(
     digests: Digests,
     victim: ReplicaId,
     reborn: crate::cli::status::ReplicaStatus,
+    caught_up: bool,
     transport: String,
 ) -> Report {
     let [before, during, after] =
         [Phase::Before, Phase::During, Phase::After].map(|phase| record.figures(phases, phase).rounded());
     let seconds = phases.ended.since(phases.began).as_secs_f64();
     let ops = record.worked();
+    // A cluster begins in view 0.
+    let view = lab.view(None).0;
     Report {
         ops,
         ops_per_s: (ops as f64 / seconds.max(1e-3)).round(),
@@ -345,6 +355,9 @@ fn report(
         digests_of: digests.of,
         seconds: (seconds * 1e3).round() / 1e3,
         killed: victim.to_string(),
+        gap_ms: (record.gap(phases.killed, phases.ended, true).as_secs_f64() * 1e4).round() / 10.0,
+        view_changes: view,
+        caught_up,
         restarted_replica: Restarted {
             id: victim.to_string(),
             state: reborn.state,
@@ -354,7 +367,7 @@ fn report(
         before,
         during,
         after,
-        view: lab.status(ReplicaId(0)).map_or(0, |status| status.view),
+        view,
         replicas: lab.cluster().size.n(),
         clients: args.clients,
         transport,
@@ -392,6 +405,8 @@ fn show(report: &Report) -> Result<(), Error> {
     let mut facts = Table::new();
     facts.load_style(presets::NOTHING);
     facts.add_row(["operations", &format!("{}, {:.0} each second", report.ops, report.ops_per_s)]);
+    facts.add_row(["longest silence", &format!("{} ms without an ordered operation, from the kill on", report.gap_ms)]);
+    facts.add_row(["view changes", &report.view_changes.to_string()]);
     facts.add_row(["lost", &report.lost.to_string()]);
     facts.add_row(["executed twice", &report.duplicated.to_string()]);
     facts.add_row(["without an answer", &report.unanswered.to_string()]);
