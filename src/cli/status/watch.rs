@@ -52,7 +52,9 @@ impl Screen {
 
     /// Line over line, so that nothing flickers; what does not fit is cut off.
     fn show(&mut self, lines: &[String]) -> io::Result<()> {
-        let (columns, rows) = terminal::size().unwrap_or((80, 24));
+        // A terminal that does not know its size says 0 by 0.
+        let size = terminal::size().ok().filter(|(columns, rows)| *columns > 0 && *rows > 0);
+        let (columns, rows) = size.unwrap_or((80, 24));
         let mut out = io::stdout().lock();
         queue!(out, MoveTo(0, 0))?;
         for line in fitting(lines, columns.into(), rows.into()) {
