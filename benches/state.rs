@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use castra::state::{Digester, Map, Progress, State};
+use castra::state::{Digester, Keep, Map, Progress, State};
 use castra::types::SeqNum;
 
 const MAP: Map = Map::at(0);
@@ -32,7 +32,7 @@ fn timed(what: &str, count: u64, work: impl FnOnce()) {
 
 fn main() {
     let mut state = State::new(16, 1 << 20);
-    let mut digester = Digester::new();
+    let mut digester = Digester::new(Keep::default());
     timed("insert, 1 M new keys of 16 B with 100 B", KEYS, || {
         for i in 0..KEYS {
             MAP.insert(&mut state.service, &key(i), &[i as u8; 100]).expect("there is room");

@@ -50,6 +50,13 @@ pub const SESSION_WINDOW_MAX: u64 = 1_024;
 /// A state page. BLAKE3 chunks are 1 KiB: a page is four of them, a subtree of its own.
 pub const PAGE: usize = 4_096;
 
+/// Nodes and pages that one FETCH-STATE may ask for: what answers is bounded by this many pages, 512 KiB.
+pub const STATE_ITEMS_MAX: usize = 128;
+
+/// Checkpoints that a STATE may name as those that can be fetched.
+pub const STATE_HELD_MAX: usize = 32;
+
+const _: () = assert!(STATE_ITEMS_MAX * (PAGE + 8) <= MESSAGE_MAX / 2, "the largest STATE is a message");
 const _: () = assert!(OPERATION_MAX + 64 * 1024 <= MESSAGE_MAX, "one operation and its framing fit a message");
 const _: () = assert!(FRAGMENTS_MAX * (DATAGRAM_MIN - 128) >= MESSAGE_MAX, "the largest message can be fragmented");
 const _: () = assert!(OPERATION_MAX + 64 * 1024 <= BATCH_BYTES_MAX, "the largest pack fits a batch");

@@ -118,6 +118,30 @@ impl std::ops::Add<Duration> for Time {
     }
 }
 
+/// One of the two regions of the state.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[repr(u8)]
+pub enum RegionId {
+    /// Sessions, cached replies, agreed configuration: the library's own.
+    Library = 0,
+    /// The service's.
+    Service = 1,
+}
+
+impl RegionId {
+    /// Both, in the order in which they enter the root.
+    pub const BOTH: [RegionId; 2] = [RegionId::Library, RegionId::Service];
+}
+
+impl fmt::Display for RegionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            RegionId::Library => "library",
+            RegionId::Service => "service",
+        })
+    }
+}
+
 /// A BLAKE3 digest (32 bytes).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);

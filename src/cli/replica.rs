@@ -1,5 +1,6 @@
 //! `castra replica`: one replica, until it is told to stop.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,7 +12,7 @@ use tracing::{error, info, warn};
 use super::config::{self, ServiceName};
 use super::connect::backend;
 use super::errors::Error;
-use super::status::{PeerStatus, ReplicaStatus};
+use super::status::{Divergence, PeerStatus, ReplicaStatus};
 use super::{check, files, http, init, metrics, processes, status};
 use crate::auth::Keyring;
 use crate::execution::Service;
@@ -335,6 +336,14 @@ struct About {
     buffer: (usize, usize),
 }
 
+fn divergence(found: &crate::replica::transfer::Divergence) -> Divergence {
+    let mut pages: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for (region, page) in &found.pages {
+        pages.entry(region.to_string()).or_default().push(*page);
+    }
+    Divergence { n: found.n.0, exact: found.exact, count: found.count, pages, healed: found.healed }
+}
+
 impl About {
     fn address(&self, peer: Peer) -> SocketAddr {
         match peer {
@@ -346,6 +355,7 @@ impl About {
     fn status(&self, report: &StatusReport) -> ReplicaStatus {
         let state = match (&report.stopped, report.mode) {
             (Some(_), _) => "stopped",
+            (None, Mode::Normal) if report.transferring.is_some() => "catching",
             (None, Mode::Normal) => "normal",
             (None, Mode::Forgetful) => "forgetful",
             (None, Mode::Diverged) => "diverged",
@@ -365,6 +375,8 @@ impl About {
             ("unasked", c.unasked),
             ("answered", c.answered),
             ("asked", c.asked),
+            ("transfers", c.transfers),
+            ("healed", c.healed),
         ];
         let named = |(name, count): (&str, u64)| (name.to_owned(), count);
         let peer = |peer: &crate::replica::PeerReport| {
@@ -391,7 +403,9 @@ impl About {
             stable: report.stable.0,
             checkpoints: report.checkpoints.iter().map(|(n, root)| (n.0, root.to_string())).collect(),
             waiting: report.waiting as u64,
-            waiting_for: report.waiting_for.iter().map(|id| id.to_string()).collect(),
+            fetching: report.transferring.map(|n| n.0),
+            fetched_pages: report.fetched.pages,
+            divergence: report.divergence.as_ref().map(divergence),
             peers: report.peers.iter().map(peer).collect(),
             foreign: report
                 .foreign

@@ -12,7 +12,7 @@ use super::reply_buffer::ReplyBuffer;
 use super::service::{NotReadOnly, Service};
 use super::sessions::{Owner, Session, Sessions, Standing};
 use crate::auth::Verified;
-use crate::state::State;
+use crate::state::{Page, State};
 use crate::types::{Position, SeqNum, SessionId, Time, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind, Request, RequestKind};
 
@@ -39,6 +39,10 @@ pub struct Executor<S> {
     executed: SeqNum,
     /// `executed` may be rolled back.
     tentative: bool,
+    /// The last batch after which the state was sealed.
+    sealed: Option<SeqNum>,
+    /// The state waits to be replaced.
+    halted: bool,
     stopped: Option<(Position, String)>,
     counters: ExecutorCounters,
 }
@@ -60,6 +64,8 @@ pub struct ExecutorCounters {
     pub no_session: u64,
     /// Batches rolled back.
     pub rollbacks: u64,
+    /// States fetched from others that replaced the own one.
+    pub installed: u64,
     /// Queries answered.
     pub queries: u64,
     /// Queries that the service does not answer unordered.
@@ -108,6 +114,8 @@ impl<S: Service> Executor<S> {
             buffer: ReplyBuffer::new(),
             executed,
             tentative: false,
+            sealed: None,
+            halted: false,
             stopped: None,
             counters: ExecutorCounters::default(),
         })
@@ -126,10 +134,21 @@ impl<S: Service> Executor<S> {
             Command::Execute { n, view, batch, tentative } => self.on_execute(n, view, &batch, tentative, out),
             Command::Commit(n) => self.on_commit(n, out),
             Command::Rollback(n) => self.on_rollback(n),
+            // What was asked of a state that is being replaced is asked again.
+            Command::Query { .. } if self.halted => self.counters.queries_refused += 1,
+            Command::Admit { .. } if self.halted => {}
             Command::Query { pack, after, view } => self.on_query(now, pack, after, view, out),
             Command::Admit { pack, view } => self.on_admit(pack, view, out),
+            Command::Halt { n, root, diverged } => {
+                self.halt(out);
+                out.push(Output::Halted { n, root, diverged });
+            }
+            Command::Install { n, pages } => match self.install(n, pages) {
+                Ok(()) => out.push(Output::Installed(n)),
+                Err(text) => out.push(Output::Unfit(text)),
+            },
         }
-        if !self.tentative {
+        if !self.tentative && !self.halted {
             while let Some(held) = self.queries.next_ready(self.executed) {
                 self.answer_queries(&held, out);
             }
@@ -209,6 +228,7 @@ impl<S: Service> Executor<S> {
     /// P16: in order, at most one batch tentative.
     fn on_execute(&mut self, n: SeqNum, view: View, batch: &Arc<Batch>, tentative: bool, out: &mut Vec<Output>) {
         assert!(!self.tentative, "{n}: {} is tentative: commit it or roll it back first", self.executed);
+        assert!(!self.halted, "{n}: the state waits to be replaced");
         assert_eq!(n, self.executed.next(), "batches are executed in order");
         if tentative {
             self.state.begin_tentative();
@@ -264,8 +284,40 @@ impl<S: Service> Executor<S> {
     /// P22: what is executed and committed up to a multiple of K is sealed before anything later executes.
     fn seal_if_due(&mut self, out: &mut Vec<Output>) {
         if self.executed.0.is_multiple_of(self.config.checkpoint_interval) {
-            out.push(Output::Sealed(self.state.seal(self.executed)));
+            self.seal(out);
         }
+    }
+
+    fn seal(&mut self, out: &mut Vec<Output>) {
+        self.sealed = Some(self.executed);
+        out.push(Output::Sealed(self.state.seal(self.executed)));
+    }
+
+    /// What was executed since the last checkpoint need not be fetched if it is the same elsewhere: so it is sealed too.
+    fn halt(&mut self, out: &mut Vec<Output>) {
+        assert!(!self.tentative, "{} is tentative: roll it back first", self.executed);
+        if !std::mem::replace(&mut self.halted, true) && self.sealed != Some(self.executed) {
+            self.seal(out);
+        }
+    }
+
+    /// P38, P39: the state that q replicas certified takes the place of ours, sessions and cached replies included.
+    fn install(&mut self, n: SeqNum, pages: [Vec<Arc<Page>>; 2]) -> Result<(), String> {
+        assert!(!self.tentative, "nothing tentative lies over a state that is replaced");
+        let unfit = |why: &str| Err(format!("the certified state at {n} {why}: configure this replica as the others"));
+        if !self.state.install(pages) {
+            return unfit("is larger than service_pages or the session tables allow here");
+        }
+        if !layout::is_laid_out_for(&self.state.library, &self.config) {
+            return unfit("was made under another configuration of sessions and checkpoints");
+        }
+        self.sessions = Sessions::load(&self.state.library, &self.config);
+        self.caches.clear();
+        self.executed = SeqNum(Field::EXECUTED.get(&self.state.library));
+        assert_eq!(self.executed, n, "a certified state is that after its own batch");
+        (self.sealed, self.halted) = (Some(n), false);
+        self.counters.installed += 1;
+        Ok(())
     }
 
     /// One request of a batch. P4: duplicates and stale requests are sorted out here, not before.

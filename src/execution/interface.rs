@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use crate::auth::Verified;
-use crate::types::{ClientId, EndpointId, Position, SeqNum, SessionId, View};
+use crate::state::Page;
+use crate::types::{ClientId, Digest, EndpointId, Position, SeqNum, SessionId, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind};
 
 /// Work for the execution role, in the order in which it must be done.
@@ -41,6 +42,23 @@ pub enum Command {
         /// The view that the replies name.
         view: View,
     },
+    /// The state is of no use any more: that of checkpoint `n` is to be fetched (P38). Seal what there is, which others
+    /// compare it with, and execute and answer nothing until it is replaced.
+    Halt {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its certified root.
+        root: Digest,
+        /// The own root there is another (P25).
+        diverged: bool,
+    },
+    /// The certified state at `n`, all its pages by region, in place of the own one.
+    Install {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its pages.
+        pages: [Vec<Arc<Page>>; 2],
+    },
 }
 
 /// What the execution role has to say.
@@ -54,6 +72,19 @@ pub enum Output {
     Unexecuted(Verified<Pack>),
     /// Checkpoint `n` was sealed: its dirty pages follow for the checkpoint role.
     Sealed(crate::state::Sealed),
+    /// Execution stands still: the state at checkpoint `n` can be fetched, and compared with what was sealed here.
+    Halted {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its certified root.
+        root: Digest,
+        /// The own root there is another (P25).
+        diverged: bool,
+    },
+    /// The state was replaced; whatever was answered before came from the old one.
+    Installed(SeqNum),
+    /// The state that q replicas certified does not fit this replica's configuration: it must stop.
+    Unfit(String),
     /// The service panicked at this position: the replica must stop (it does not limp).
     Stopped {
         /// Where.

@@ -31,6 +31,11 @@ impl<T: PartialEq + Copy> Certificate<T> {
         self.votes.push((from, vote));
     }
 
+    /// Forgets `from`'s vote.
+    pub fn remove(&mut self, from: ReplicaId) {
+        self.votes.retain(|(r, _)| *r != from);
+    }
+
     /// What `from` voted for.
     pub fn vote_of(&self, from: ReplicaId) -> Option<T> {
         self.votes.iter().find(|(r, _)| *r == from).map(|(_, v)| *v)

@@ -28,6 +28,12 @@ impl Checkpoints {
         self.proofs.last_key_value().map_or(&[], |(_, proof)| proof)
     }
 
+    /// Checkpoints above the low watermark that somebody has voted for.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.votes.len()
+    }
+
     /// The last checkpoint that this replica signed.
     pub(super) fn last_own(&self) -> SeqNum {
         self.own.last_key_value().map_or(SeqNum(0), |(n, _)| *n)
@@ -38,14 +44,12 @@ impl Agreement {
     /// A signed checkpoint of any replica, our own included (P24, P25).
     pub(super) fn on_checkpoint(&mut self, checkpoint: SignedCheckpoint) {
         let (n, from) = (checkpoint.n, checkpoint.replica);
-        let farthest = self.log.high().0 + self.config.log_window;
-        if !self.votes() {
-            return;
-        }
         if !n.0.is_multiple_of(self.config.checkpoint_interval) {
             return self.caught(from, Misdeed::OddCheckpoint);
         }
-        if n <= self.log.low() || n.0 > farthest {
+        // Of a state that is known to be wrong, or of one whose votes are forgotten.
+        let void = from == self.config.me && (!self.votes() || n > self.last_executed);
+        if n <= self.log.low() || void || !self.make_room(n, from) {
             self.counters.outside_window += 1;
             return;
         }
@@ -68,6 +72,33 @@ impl Agreement {
         self.judge_checkpoint(n);
     }
 
+    /// Within two windows every checkpoint has a place. Beyond them each replica has so many, its latest: a replica that
+    /// was cut off for long learns from those which state to fetch (P38).
+    fn make_room(&mut self, n: SeqNum, from: ReplicaId) -> bool {
+        const FAR_MAX: usize = 4;
+        let farthest = SeqNum(self.log.high().0 + self.config.log_window);
+        if n <= farthest {
+            return true;
+        }
+        let far = self.checkpoints.votes.range(farthest.next()..);
+        let held: Vec<SeqNum> =
+            far.filter(|(_, votes)| votes.roots.vote_of(from).is_some()).map(|(at, _)| *at).collect();
+        if held.contains(&n) || held.len() < FAR_MAX {
+            return true;
+        }
+        if held[0] > n {
+            return false;
+        }
+        if let Some(votes) = self.checkpoints.votes.get_mut(&held[0]) {
+            votes.roots.remove(from);
+            votes.signed.remove(&from);
+            if votes.signed.is_empty() {
+                self.checkpoints.votes.remove(&held[0]);
+            }
+        }
+        true
+    }
+
     /// Compares our root at `n` with what the others say.
     fn judge_checkpoint(&mut self, n: SeqNum) {
         let size = self.config.size;
@@ -82,17 +113,22 @@ impl Agreement {
             return;
         }
         let certified = votes.roots.decided(size.quorum());
-        match (certified, ours) {
-            (Some(certified), Some(ours)) if certified == ours => {
-                let proof: Vec<SignedCheckpoint> =
-                    votes.signed.values().filter(|c| c.root == certified).take(size.quorum()).copied().collect();
-                self.mark_stable(n, proof);
-            }
-            (Some(certified), Some(ours)) => {
-                self.mode = Mode::Diverged;
-                self.notice(Notice::Diverged { n, ours, certified });
+        if let Some(root) = certified {
+            let signed = votes.signed.values().filter(|c| c.root == root);
+            let proof: Vec<SignedCheckpoint> = signed.take(size.quorum()).copied().collect();
+            if ours == Some(root) {
+                return self.mark_stable(n, proof);
             }
             // Not executed to n yet: the votes stay, and are judged when our own root is there.
+            self.note_certified(n, root, proof);
+        }
+        let Some(votes) = self.checkpoints.votes.get_mut(&n) else { return };
+        match (certified, ours) {
+            (Some(certified), Some(ours)) => {
+                if std::mem::replace(&mut self.mode, Mode::Diverged) != Mode::Diverged {
+                    self.notice(Notice::Diverged { n, ours, certified });
+                }
+            }
             (Some(_), None) | (None, None) => {}
             (None, Some(ours)) => {
                 let against = votes
@@ -112,8 +148,26 @@ impl Agreement {
     /// P24: the log up to `n` and older checkpoints can go; h := n.
     fn mark_stable(&mut self, n: SeqNum, proof: Vec<SignedCheckpoint>) {
         assert!(n <= self.last_executed, "our own root at {n} is in the proof");
-        let keep_above = self.least_needed();
+        self.make_stable(n, proof, self.least_needed());
+    }
+
+    /// The certified state at `n` took the place of our own: what we said of later states is void, and what lies up to
+    /// `dropped` was not executed here.
+    pub(super) fn adopt_checkpoint(&mut self, n: SeqNum, root: Digest, proof: Vec<SignedCheckpoint>, dropped: SeqNum) {
+        let me = self.config.me;
+        for votes in self.checkpoints.votes.values_mut() {
+            votes.roots.remove(me);
+            votes.signed.remove(&me);
+        }
+        self.checkpoints.votes.retain(|_, votes| !votes.signed.is_empty());
+        self.checkpoints.own.clear();
+        self.checkpoints.own.insert(n, root);
+        self.make_stable(n, proof, self.least_needed().max(dropped));
+    }
+
+    fn make_stable(&mut self, n: SeqNum, proof: Vec<SignedCheckpoint>, keep_above: SeqNum) {
         self.log.mark_stable(n, keep_above);
+        self.forget_certified(n);
         self.checkpoints.votes.retain(|at, _| *at > n);
         self.checkpoints.own.retain(|at, _| *at >= n);
         self.checkpoints.proofs.insert(n, proof.clone());
@@ -145,8 +199,10 @@ impl Agreement {
     /// Sends a peer whose last stable checkpoint is `stable` what it needs to move on.
     pub(super) fn send_checkpoints(&mut self, to: ReplicaId, stable: SeqNum) {
         let me = self.config.me;
+        // Who needs entries that are dropped fetches the state: the last one is enough for it (P38).
+        let first = if stable < self.log.retained() { self.log.low() } else { stable.next() };
         let proofs: Vec<Message> =
-            self.checkpoints.proofs.range(stable.next()..).map(|(_, p)| Message::Stable(p.clone())).collect();
+            self.checkpoints.proofs.range(first..).map(|(_, p)| Message::Stable(p.clone())).collect();
         let own: Vec<Message> = self
             .checkpoints
             .votes

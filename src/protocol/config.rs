@@ -35,6 +35,8 @@ pub struct Config {
     pub resend_min: Duration,
     /// A peer not heard for this long is silent: nobody waits for it.
     pub silent_after: Duration,
+    /// Execution stands still for so long though others have certified a later state: then that state is fetched (P24).
+    pub transfer_after: Duration,
     /// Δ: how far a proposed time may be ahead of the local clock before the PREPARE waits (P19).
     pub clock_skew_max: Duration,
     /// Bytes of packs that one client may have waiting here (P21).
@@ -68,6 +70,7 @@ impl Config {
             heartbeat: Duration::from_millis(200),
             resend_min: Duration::from_millis(5),
             silent_after: Duration::from_secs(1),
+            transfer_after: Duration::from_millis(100),
             clock_skew_max: Duration::from_secs(1),
             client_bytes_max: 32 << 20,
             answer_bytes_max: 256 * 1024,

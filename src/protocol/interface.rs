@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::auth::Verified;
-use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, View};
+use crate::types::{Digest, ReplicaId, SeqNum, View};
 use crate::wire::{Batch, Message, Pack, SignedCheckpoint};
 
 /// Something that happened, for [`super::Agreement::handle`].
@@ -41,6 +41,12 @@ pub enum Event {
     Executed(SeqNum),
     /// What [`Action::Persist`] asked for is on disk.
     Persisted(PersistToken),
+    /// The state that [`Action::Transfer`] asked for is in the hands of the execution role, in place of its own (P38).
+    Transferred(SeqNum),
+    /// The transfer under way moved on.
+    Fetched,
+    /// No replica serves that checkpoint any more: the transfer needs a later one.
+    Absent(SeqNum),
 }
 
 /// Names one [`Action::Persist`].
@@ -99,6 +105,17 @@ pub enum Action {
         /// The largest sequence number prepared here when the pack arrived.
         after: SeqNum,
     },
+    /// Fetch the state at checkpoint `n` from others (P38), instead of what was asked for before, if it was. Nothing is
+    /// executed from here on until [`Event::Transferred`] with this `n`; then that state has replaced the own one,
+    /// whatever was executed before.
+    Transfer {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its root, which q replicas signed.
+        root: Digest,
+        /// This replica's own root there is another (P25).
+        diverged: bool,
+    },
     /// Make `record` durable, then answer with [`Event::Persisted`].
     Persist(PersistToken, Record),
     /// Checkpoint `n` is stable: earlier ones can go (P24).
@@ -133,6 +150,11 @@ pub enum Notice {
         /// Where.
         n: SeqNum,
     },
-    /// The primary stopped proposing, because these replicas are heard but far behind.
-    WaitingFor(ReplicaSet),
+    /// The state at `n` was fetched from others.
+    Transferred {
+        /// The checkpoint.
+        n: SeqNum,
+        /// The last batch executed before.
+        before: SeqNum,
+    },
 }

@@ -127,9 +127,11 @@ impl Log {
     pub fn prune(&mut self, keep_above: SeqNum) {
         let least = SeqNum(self.stable.0.saturating_sub(self.window));
         let target = keep_above.min(self.stable).max(least);
-        while self.retained < target {
-            self.slots.pop_front();
-            self.retained = self.retained.next();
+        if self.retained < target {
+            // Only a transfer jumps beyond what is known.
+            let dropped = usize::try_from(target.0 - self.retained.0).unwrap_or(usize::MAX);
+            self.slots.drain(..dropped.min(self.slots.len()));
+            self.retained = target;
         }
     }
 

@@ -28,6 +28,12 @@ pub enum Misdeed {
     OddCheckpoint,
     /// A status with numbers that no correct replica has (P37).
     AbsurdStatus,
+    /// In a state transfer: a header that is not that of the certified root, or more than was asked for (P38).
+    WrongStateHeader,
+    /// In a state transfer: tree nodes that do not hash to the node above them (P38).
+    WrongTreeNode,
+    /// In a state transfer: a page that does not hash to its node (P38).
+    WrongPage,
 }
 
 impl Misdeed {
@@ -44,6 +50,9 @@ impl Misdeed {
             Misdeed::WrongBody => "wrong_body",
             Misdeed::OddCheckpoint => "odd_checkpoint",
             Misdeed::AbsurdStatus => "absurd_status",
+            Misdeed::WrongStateHeader => "wrong_state_header",
+            Misdeed::WrongTreeNode => "wrong_tree_node",
+            Misdeed::WrongPage => "wrong_page",
         }
     }
 }

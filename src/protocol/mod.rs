@@ -12,10 +12,11 @@ mod queue;
 mod status;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
+use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
 use crate::wire::{Choice, Message, PrePrepare, SignedCheckpoint, Vote};
 pub use certificate::Certificate;
 use checkpoints::Checkpoints;
@@ -24,6 +25,7 @@ pub use interface::{Action, Event, Notice, PersistToken, Record};
 use log::Log;
 pub use misdeed::{Misdeed, Misdeeds};
 use queue::{Bodies, Queue};
+use transfer::Transfer;
 
 /// The agreement core of one replica: the log, its certificates and watermarks, and the rules that move them.
 ///
@@ -42,6 +44,7 @@ pub struct Agreement {
     log: Log,
     checkpoints: Checkpoints,
     mode: Mode,
+    transfer: Transfer,
 
     /// As primary: what waits for a proposal.
     queue: Queue,
@@ -78,7 +81,6 @@ pub struct Agreement {
     candidate_at: Time,
     /// Of the last STATUS sent; answers echo it.
     nonce: u64,
-    waiting_for: ReplicaSet,
     counters: Counters,
     actions: VecDeque<Action>,
 }
@@ -90,7 +92,7 @@ pub enum Mode {
     Normal,
     /// Its votes are forgotten: it only says that it is there (P42).
     Forgetful,
-    /// A quorum certified another state: it votes and answers no more (P25).
+    /// A quorum certified another state: it fetches that one, and until then neither votes nor answers (P25).
     Diverged,
     /// No state can be certified any more: nothing is proposed (P25).
     Split,
@@ -109,8 +111,6 @@ pub struct Peer {
     pub forgetful: bool,
     /// What it was caught at.
     pub misdeeds: Misdeeds,
-    /// Since when the primary has waited for it without its moving.
-    lagging_since: Option<Time>,
     /// When we last answered its STATUS.
     answered_at: Time,
     /// Messages above our high watermark (P20).
@@ -122,10 +122,7 @@ pub struct Peer {
 impl Peer {
     /// It says, or its checkpoint shows, that it has executed up to `n`.
     fn advance(&mut self, n: SeqNum) {
-        if n > self.executed {
-            self.executed = n;
-            self.lagging_since = None;
-        }
+        self.executed = self.executed.max(n);
     }
 }
 
@@ -175,6 +172,10 @@ pub struct Counters {
     pub answered: u64,
     /// STATUS messages sent because something was missing.
     pub asked: u64,
+    /// States fetched from others (P38).
+    pub transfers: u64,
+    /// How often that ended a divergence (P25).
+    pub healed: u64,
 }
 
 /// A message that waits for durability.
@@ -198,6 +199,7 @@ impl Agreement {
             log: Log::new(config.log_window),
             checkpoints: Checkpoints::default(),
             mode: if config.forgetful { Mode::Forgetful } else { Mode::Normal },
+            transfer: Transfer::default(),
             queue: Queue::default(),
             bodies: Bodies::default(),
             last_proposed: SeqNum(0),
@@ -217,7 +219,6 @@ impl Agreement {
             doubted_at: Time(0),
             candidate_at: Time::NEVER,
             nonce: 0,
-            waiting_for: ReplicaSet::EMPTY,
             counters: Counters::default(),
             actions: VecDeque::new(),
             config,
@@ -279,6 +280,9 @@ impl Agreement {
             Event::Request { pack, signed } => self.on_request(pack.into_inner(), signed),
             Event::Body { pack, authentic } => self.on_body(pack, authentic),
             Event::Query(pack) => self.on_query(pack.into_inner()),
+            Event::Transferred(n) => self.on_transferred(n),
+            Event::Fetched => self.on_fetched(),
+            Event::Absent(n) => self.on_absent(n),
             Event::PrePrepare(message, authentic) => {
                 let Some(from) = self.hear(&message) else { return };
                 match message.into_inner() {
@@ -311,7 +315,7 @@ impl Agreement {
 
     /// When [`Agreement::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
-        self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at)
+        self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at).min(self.transfer_due())
     }
 
     /// The next thing to be done, in order.
@@ -351,6 +355,7 @@ impl Agreement {
             Message::PrePrepare(_) => unreachable!("comes as Event::PrePrepare"),
             Message::Checkpoint(_) | Message::Stable(_) => unreachable!("comes as Event::Checkpoint"),
             Message::Relay(_) => unreachable!("comes as Event::Request or Event::Body"),
+            Message::FetchState(_) | Message::State(_) => unreachable!("goes to the checkpoint role"),
         }
     }
 
@@ -390,6 +395,7 @@ impl Agreement {
     /// What follows from any change: execution, proposals, timers.
     fn settle(&mut self) {
         self.try_execute();
+        self.consider_transfer();
         self.try_propose();
         self.arm_status();
         #[cfg(debug_assertions)]
@@ -401,6 +407,7 @@ impl Agreement {
         assert!(self.log.retained() <= self.log.low());
         assert!(self.log.low() <= self.last_executed, "a checkpoint is stable only once executed here");
         assert!(self.last_executed <= self.log.high());
+        assert!(self.tentative.is_none() || !self.is_transferring(), "what is fetched replaces committed states only");
         assert!(self.execution_done.0 <= self.last_executed.0 + 1, "execution does only what was asked");
         assert!(self.held_commits.is_empty() == (self.held_until == Time::NEVER));
         for (n, slot) in self.log.iter() {

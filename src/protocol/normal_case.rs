@@ -6,7 +6,7 @@ use super::log::Candidate;
 use super::queue::Refused;
 use super::{Action, Agreement, Held, Misdeed, Mode, Notice, Record};
 use crate::limits;
-use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
+use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
 use crate::wire::{Batch, Choice, Committed, Message, Pack, PrePrepare, Proposed, Vote};
 
 impl Agreement {
@@ -76,7 +76,7 @@ impl Agreement {
 
     /// Read-only requests are executed on the first committed state that includes everything prepared here (P18).
     pub(super) fn on_query(&mut self, pack: Pack) {
-        if self.mode != Mode::Normal {
+        if self.mode != Mode::Normal || self.is_transferring() {
             return;
         }
         let after = self.last_prepared;
@@ -91,7 +91,7 @@ impl Agreement {
     /// P10: within the watermarks, at most `pipeline_max` uncommitted proposals; a batch leaves when it is full or
     /// when the pipeline is idle, that is when every proposal is prepared.
     pub(super) fn try_propose(&mut self) {
-        if !self.is_primary() || self.mode != Mode::Normal {
+        if !self.is_primary() || self.mode != Mode::Normal || self.is_transferring() {
             return;
         }
         while !self.queue.is_empty() && self.may_propose() {
@@ -105,7 +105,7 @@ impl Agreement {
         }
     }
 
-    fn may_propose(&mut self) -> bool {
+    fn may_propose(&self) -> bool {
         let next = self.last_proposed.next();
         let in_flight = self.last_proposed.0 - self.last_executed.0;
         // A batch may have become committed by the word of others (P51) before it was prepared here.
@@ -116,30 +116,6 @@ impl Agreement {
             && in_flight < self.config.pipeline_max
             && next.0 <= self.execution_done.0 + self.config.pipeline_max
             && (idle || full)
-            && !self.waits_for_laggards(next)
-    }
-
-    /// A replica that is heard but more than L - K behind would fall out of every log: let it catch up first. But only
-    /// while that helps: not one whose entries are gone, and not one that has not moved for `silent_after`, which may
-    /// be lying about where it is.
-    fn waits_for_laggards(&mut self, next: SeqNum) -> bool {
-        let slack = self.config.log_window - self.config.checkpoint_interval;
-        let (now, silent_after, retained) = (self.now, self.config.silent_after, self.log.retained());
-        let mut laggards = ReplicaSet::EMPTY;
-        for (&id, peer) in &mut self.peers {
-            if peer.executed.0 + slack >= next.0 {
-                peer.lagging_since = None;
-                continue;
-            }
-            let since = *peer.lagging_since.get_or_insert(now);
-            let heard = peer.heard_at > Time(0) && now.since(peer.heard_at) < silent_after;
-            let helps = !peer.forgetful && peer.executed >= retained && now.since(since) < silent_after;
-            if heard && helps {
-                laggards.insert(id);
-            }
-        }
-        self.set_waiting_for(laggards);
-        !laggards.is_empty()
     }
 
     fn propose(&mut self, packs: Vec<Pack>) {
@@ -527,7 +503,7 @@ impl Agreement {
 
     /// P16: strictly in order; at most one batch is tentative, and everything below it is committed and executed.
     pub(super) fn try_execute(&mut self) {
-        if !self.votes() {
+        if !self.votes() || self.is_transferring() {
             return;
         }
         loop {
@@ -539,6 +515,7 @@ impl Agreement {
                     self.tentative = None;
                     self.last_executed = n;
                     self.progress_at = now;
+                    self.transfer.moved_at = now;
                     if let Some(batch) = &slot.batch {
                         self.queue.executed(batch);
                     }
@@ -567,6 +544,7 @@ impl Agreement {
                         self.tentative = Some(wanted);
                     } else {
                         self.last_executed = n;
+                        self.transfer.moved_at = now;
                         self.queue.executed(&batch);
                     }
                     self.actions.push_back(Action::Execute { n, view, batch, tentative });

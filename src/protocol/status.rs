@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Agreement, Misdeed, Mode, Notice};
+use super::{Agreement, Misdeed, Mode};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 use crate::wire::{Batch, Committed, Message, Pack, Status, Vote};
 
@@ -13,7 +13,9 @@ impl Agreement {
             .peers
             .values()
             .any(|peer| peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after);
-        self.votes() && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
+        self.votes()
+            && !self.is_transferring()
+            && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
     }
 
     /// Starts or stops the status timer.
@@ -203,19 +205,6 @@ impl Agreement {
         let recent = self.log.iter().filter(|(n, _)| *n > oldest);
         let batches = recent.filter_map(|(_, slot)| slot.batch.as_ref());
         batches.flat_map(|batch: &Arc<Batch>| batch.packs()).find(|pack| pack.digest() == *digest).cloned()
-    }
-
-    /// Whom the primary waits for, when it does (for `status`).
-    pub fn waiting_for(&self) -> crate::types::ReplicaSet {
-        self.waiting_for
-    }
-
-    /// Tells the operator once that the set of those it waits for has changed.
-    pub(super) fn set_waiting_for(&mut self, laggards: crate::types::ReplicaSet) {
-        if laggards != self.waiting_for {
-            self.waiting_for = laggards;
-            self.notice(Notice::WaitingFor(laggards));
-        }
     }
 }
 

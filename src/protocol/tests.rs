@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+mod transfer;
+
 use super::*;
 use crate::auth::{Principal, Verified};
 use crate::types::{ClientId, ClusterSize, EndpointId, SessionId};
@@ -53,6 +55,8 @@ struct One {
     did: Vec<Did>,
     notices: Vec<Notice>,
     queries: Vec<SeqNum>,
+    /// Transfers asked for: n, and whether because of a divergence.
+    transfers: Vec<(u64, bool)>,
     /// Answers of the disk are held back.
     slow_disk: bool,
     tokens: Vec<PersistToken>,
@@ -69,8 +73,8 @@ impl One {
         change(&mut config);
         let now = Time(1_000_000_000);
         let core = Agreement::new(config, now).unwrap();
-        let (sent, did, notices, queries, tokens) = Default::default();
-        One { core, now, sent, did, notices, queries, slow_disk: false, tokens }
+        let (sent, did, notices, queries, transfers, tokens) = Default::default();
+        One { core, now, sent, did, notices, queries, transfers, slow_disk: false, tokens }
     }
 
     /// What `replica` was caught at.
@@ -123,6 +127,7 @@ impl One {
                 Action::Commit(n) => self.did.push(Did::Committed(n.0)),
                 Action::Rollback(n) => self.did.push(Did::Rollback(n.0)),
                 Action::Query { after, .. } => self.queries.push(after),
+                Action::Transfer { n, diverged, .. } => self.transfers.push((n.0, diverged)),
                 Action::Persist(token, _) if self.slow_disk => self.tokens.push(token),
                 Action::Persist(token, _) => self.core.handle(self.now, Event::Persisted(token)),
                 Action::Stable { .. } => {}
@@ -731,53 +736,6 @@ fn p42_a_forgetful_replica_says_that_it_is_there_and_nothing_else() {
     assert!(!reborn.sent.is_empty());
     let only_news = |m: &Message| matches!(m, Message::Status(s) if s.forgetful && !s.wants);
     assert!(reborn.sent.iter().all(|(_, m)| only_news(m)), "{:?}", reborn.sent);
-}
-
-#[test]
-fn the_primary_waits_for_a_laggard_that_is_heard_and_leaves_a_silent_one_behind() {
-    let mut primary = One::with(0, |c| c.log_window = 3 * K);
-    let run = |primary: &mut One, t: u64| {
-        primary.request(pack(1, t, 8));
-        let n = primary.core.last_proposed.0;
-        let d = primary.core.log.get(SeqNum(n)).unwrap().pre_prepare.unwrap().1;
-        for backup in [1, 2] {
-            primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
-        }
-    };
-    let news = |n| Message::Status(Status { wants: false, ..status(n, n / 100 * 100) });
-    primary.message(1, news(100)).message(2, news(100)).message(3, news(0));
-    for t in 1..=2 * K + 2 {
-        run(&mut primary, t);
-    }
-    assert_eq!(primary.core.last_proposed, SeqNum(2 * K), "L - K ahead of replica 3, and no further");
-    assert_eq!(primary.notices, [Notice::WaitingFor([ReplicaId(3)].into_iter().collect())]);
-    primary.message(3, news(1));
-    assert_eq!(primary.core.last_proposed, SeqNum(2 * K + 1), "it moved, so do we");
-    primary.pass(Duration::from_millis(1_100)).message(1, news(100)).message(2, news(100));
-    run(&mut primary, 90);
-    assert!(primary.core.last_proposed > SeqNum(2 * K + 1), "silent for a second: left behind");
-}
-
-#[test]
-fn the_primary_does_not_wait_for_ever_for_a_replica_that_is_heard_and_does_not_move() {
-    // One that lies about where it is, or that cannot be helped any more, must not stop the others.
-    let mut primary = One::with(0, |c| c.log_window = 3 * K);
-    let news = |n| Message::Status(Status { wants: false, ..status(n, n / 100 * 100) });
-    for t in 1..=3 * K {
-        primary.message(1, news(100)).message(2, news(100)).message(3, news(0));
-        primary.request(pack(1, t, 8));
-        let n = primary.core.last_proposed.0;
-        let d = primary.core.log.get(SeqNum(n)).unwrap().pre_prepare.unwrap().1;
-        for backup in [1, 2] {
-            primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
-        }
-    }
-    assert_eq!(primary.core.last_proposed, SeqNum(2 * K));
-    for _ in 0..12 {
-        primary.pass(Duration::from_millis(100)).message(3, news(0));
-    }
-    assert!(primary.core.last_proposed > SeqNum(2 * K), "it was heard all the time, and never moved");
-    assert_eq!(primary.notices.last(), Some(&Notice::WaitingFor(ReplicaSet::EMPTY)));
 }
 
 #[test]

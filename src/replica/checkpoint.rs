@@ -1,13 +1,15 @@
-//! The checkpoint role: sealed pages in, a signed digest out; and the signatures of others checked, off the critical
-//! path.
+//! The checkpoint role: sealed pages in, a signed digest out; signatures of others checked, off the critical path; and
+//! state transfer, on both sides.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::transfer::{Divergence, Fetch, FetchStats, Found, Serve};
 use crate::auth::{Signer, Verified};
-use crate::state::{Digester, Page, Progress, RegionId, Sealed, Shipment};
-use crate::types::{Digest, SeqNum};
-use crate::wire::SignedCheckpoint;
+use crate::protocol;
+use crate::state::{Digester, Keep, Page, Progress, RegionId, Sealed, Shipment};
+use crate::types::{Digest, ReplicaId, SeqNum, Time};
+use crate::wire::{Message, SignedCheckpoint, StateAnswer};
 
 /// Work for the checkpoint role.
 #[derive(Debug)]
@@ -18,6 +20,17 @@ pub enum Task {
     Pages(Shipment),
     /// A checkpoint that someone claims to have signed.
     Claim(SignedCheckpoint),
+    /// Execution stands still, and everything that it sealed came before: fetch the state at `n`.
+    Transfer {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its certified root.
+        root: Digest,
+        /// The own root there is another (P25).
+        diverged: bool,
+    },
+    /// A FETCH-STATE or STATE of another replica.
+    Message(Verified<Message>),
 }
 
 /// What comes of it.
@@ -25,28 +38,66 @@ pub enum Task {
 pub enum Finding {
     /// A checkpoint with a good signature, our own included.
     Checkpoint(Verified<SignedCheckpoint>),
-    /// Our state's root at `n`.
+    /// What was sealed at `n` is digested.
     Root(SeqNum, Digest),
     /// Pages that are no longer needed, for [`crate::state::State::give_back`].
     Done(Vec<(RegionId, Arc<Page>)>),
+    /// To be sent.
+    Send(ReplicaId, Message),
+    /// The transfer under way moved on.
+    Fetched,
+    /// No replica serves that checkpoint any more.
+    Absent(SeqNum),
+    /// The certified state at `n`: for execution, and then for agreement.
+    Complete {
+        /// The checkpoint.
+        n: SeqNum,
+        /// Its root.
+        root: Digest,
+        /// Its pages, by region.
+        pages: [Vec<Arc<Page>>; 2],
+    },
 }
 
 /// The checkpoint role of one replica.
 pub struct Checkpointer {
     keys: Signer,
+    interval: u64,
     digester: Digester,
     claims: VecDeque<SignedCheckpoint>,
     bad_signatures: u64,
+    serve: Serve,
+    fetch: Fetch,
+    answers: VecDeque<(ReplicaId, StateAnswer)>,
+    /// A transfer that begins when everything sealed is digested.
+    target: Option<(SeqNum, Digest, bool)>,
+    progress: FetchStats,
 }
 
 /// Claims that may wait; more than all replicas can have in flight for a log window of checkpoints. Others are dropped,
 /// and come again by STATUS.
 const CLAIMS_MAX: usize = 1_024;
 
+/// Answers that may wait: more than are asked for at a time.
+const ANSWERS_MAX: usize = 256;
+
 impl Checkpointer {
-    /// It signs with `keys`, and has seen no state yet.
-    pub fn new(keys: Signer) -> Checkpointer {
-        Checkpointer { keys, digester: Digester::new(), claims: VecDeque::new(), bad_signatures: 0 }
+    /// It signs with `keys`, and has seen no state yet. Of checkpoints before the last, so many that peers find the one
+    /// that they fetch are kept, within `pages_max` pages.
+    pub fn new(keys: Signer, config: &protocol::Config, pages_max: usize, now: Time) -> Checkpointer {
+        let checkpoints = (config.log_window / config.checkpoint_interval) as usize + 2;
+        Checkpointer {
+            keys,
+            interval: config.checkpoint_interval,
+            digester: Digester::new(Keep { checkpoints, pages: pages_max }),
+            claims: VecDeque::new(),
+            bad_signatures: 0,
+            serve: Serve::default(),
+            fetch: Fetch::new(config.size.others(config.me), now.0),
+            answers: VecDeque::new(),
+            target: None,
+            progress: FetchStats::default(),
+        }
     }
 
     /// Takes work; nothing costly is done here.
@@ -56,23 +107,61 @@ impl Checkpointer {
             Task::Pages(shipment) => self.digester.accept(shipment),
             Task::Claim(checkpoint) if self.claims.len() < CLAIMS_MAX => self.claims.push_back(checkpoint),
             Task::Claim(_) => {}
+            Task::Transfer { n, root, diverged } => self.target = Some((n, root, diverged)),
+            Task::Message(message) => {
+                let Some(from) = message.replica() else { return };
+                match message.into_inner() {
+                    Message::FetchState(request) => self.serve.accept(from, request),
+                    Message::State(answer) if self.answers.len() < ANSWERS_MAX => {
+                        self.answers.push_back((from, answer));
+                    }
+                    Message::State(_) => {}
+                    Message::PrePrepare(_)
+                    | Message::Prepare(_)
+                    | Message::Commit(_)
+                    | Message::Committed(_)
+                    | Message::Checkpoint(_)
+                    | Message::Stable(_)
+                    | Message::Status(_)
+                    | Message::FetchBatch(_)
+                    | Message::Batch(..)
+                    | Message::FetchPack(_)
+                    | Message::Relay(_)
+                    | Message::Answered(_) => unreachable!("goes to agreement"),
+                }
+            }
         }
     }
 
-    /// Whether [`Checkpointer::step`] has something to do.
+    /// Whether [`Checkpointer::step`] has something to do at once; besides, it is due at
+    /// [`deadline`](Checkpointer::deadline).
     pub fn is_idle(&self) -> bool {
-        self.claims.is_empty() && self.digester.is_idle()
+        self.claims.is_empty() && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
     }
 
-    /// Does a slice of work: one signature, or about `pages` pages. Appends what came of it.
-    pub fn step(&mut self, pages: usize, found: &mut Vec<Finding>) {
+    /// When [`Checkpointer::step`] is due though nothing new came; in the past if it is now.
+    pub fn deadline(&self) -> Time {
+        self.serve.deadline().min(self.fetch.deadline())
+    }
+
+    fn may_begin(&self) -> bool {
+        self.target.is_some() && self.digester.is_done()
+    }
+
+    /// Does a slice of work: one signature, one answer to a peer, a few of the answers of peers, or about `pages` pages.
+    /// Appends what came of it.
+    pub fn step(&mut self, now: Time, pages: usize, found: &mut Vec<Finding>) {
         if let Some(claim) = self.claims.pop_front() {
             match self.keys.verify_checkpoint(claim) {
                 Ok(checkpoint) => found.push(Finding::Checkpoint(checkpoint)),
                 Err(_) => self.bad_signatures += 1,
             }
-            return;
         }
+        let digester = Some(&mut self.digester).filter(|_| !self.fetch.is_active());
+        if let Some((to, answer)) = self.serve.answer(now, digester) {
+            found.push(Finding::Send(to, Message::State(answer)));
+        }
+        self.fetch(now, found);
         let progress = self.digester.step(pages);
         let done: Vec<_> = self.digester.take_done().collect();
         if !done.is_empty() {
@@ -82,13 +171,66 @@ impl Checkpointer {
             Progress::Idle | Progress::Working => {}
             Progress::Done(checkpoint) => {
                 found.push(Finding::Root(checkpoint.n, checkpoint.root));
-                found.push(Finding::Checkpoint(self.keys.sign_checkpoint(checkpoint.n, checkpoint.root)));
+                // A transfer has the state digested where it finds it; that is no checkpoint (P22).
+                if checkpoint.n.0.is_multiple_of(self.interval) && checkpoint.n > SeqNum(0) {
+                    found.push(Finding::Checkpoint(self.keys.sign_checkpoint(checkpoint.n, checkpoint.root)));
+                }
             }
         }
+    }
+
+    fn fetch(&mut self, now: Time, found: &mut Vec<Finding>) {
+        if self.digester.is_done()
+            && let Some((n, root, diverged)) = self.target.take()
+        {
+            self.fetch.begin(self.digester.mirror_mut(), n, root, diverged);
+        }
+        if !self.fetch.is_active() {
+            self.answers.clear();
+            return;
+        }
+        let mirror = self.digester.mirror_mut();
+        for (from, answer) in self.answers.drain(..) {
+            self.fetch.answer(now, mirror, from, answer);
+        }
+        let mut results = Vec::new();
+        self.fetch.poll(now, mirror, &mut results);
+        for result in results {
+            found.push(match result {
+                Found::Ask(peer, request) => Finding::Send(peer, Message::FetchState(request)),
+                Found::Absent(n) => Finding::Absent(n),
+                Found::Complete { n, root, pages } => Finding::Complete { n, root, pages },
+            });
+        }
+        let stats = self.fetch.stats();
+        if (stats.pages, stats.groups) != (self.progress.pages, self.progress.groups) {
+            found.push(Finding::Fetched);
+        }
+        self.progress = stats;
     }
 
     /// Claims whose signature was wrong.
     pub fn bad_signatures(&self) -> u64 {
         self.bad_signatures
+    }
+
+    /// What was moved by transfers to this replica.
+    pub fn fetched(&self) -> FetchStats {
+        self.fetch.stats()
+    }
+
+    /// What was wrong here when this replica last diverged (P25).
+    pub fn divergence(&self) -> Option<&Divergence> {
+        self.fetch.divergence()
+    }
+
+    /// What `peer` sent in transfers that no correct replica sends.
+    pub fn misdeeds(&self, peer: ReplicaId) -> impl Iterator<Item = (&'static str, u64)> + '_ {
+        self.fetch.misdeeds(peer)
+    }
+
+    /// Requests of peers dropped, because too many of theirs waited.
+    pub fn requests_dropped(&self) -> u64 {
+        self.serve.dropped()
     }
 }

@@ -13,6 +13,7 @@ pub mod network;
 mod status;
 #[cfg(test)]
 mod tests;
+pub mod transfer;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -41,6 +42,8 @@ pub struct ReplicaConfig {
     pub digest_slice: usize,
     /// Pages that sealed checkpoints may hold beyond the current state before requests wait.
     pub lent_pages_max: usize,
+    /// Pages that older checkpoints may hold, for peers that fetch one of them (P38).
+    pub kept_pages_max: usize,
     /// Keep a feed of what was committed, for checkers; see [`Replica::drain_committed`].
     pub trace: bool,
 }
@@ -58,6 +61,7 @@ impl ReplicaConfig {
             network: NetworkConfig::default(),
             digest_slice: 64,
             lent_pages_max: 64 * 1024,
+            kept_pages_max: 32 * 1024,
             trace: false,
         }
     }
@@ -67,6 +71,15 @@ impl ReplicaConfig {
 const ROOTS_KEPT: usize = 16;
 /// How many notices it remembers.
 const NOTICES_KEPT: usize = 16;
+
+/// What a checker is fed; see [`Replica::drain_committed`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Fed {
+    /// The batch was committed and executed.
+    Committed(SeqNum, Arc<Batch>),
+    /// The state at `n` was fetched from others: what comes next is `n + 1`, whatever came before.
+    Fetched(SeqNum),
+}
 
 /// A replica of the service `S`, fused into one state machine.
 pub struct Replica<S: Service> {
@@ -79,7 +92,7 @@ pub struct Replica<S: Service> {
     stopped: Option<String>,
     roots: VecDeque<(SeqNum, Digest)>,
     notices: VecDeque<Notice>,
-    committed: Vec<(SeqNum, Arc<Batch>)>,
+    committed: Vec<Fed>,
     /// The batch that is executed tentatively.
     tentative: Option<Arc<Batch>>,
     // Kept for their capacity.
@@ -100,7 +113,7 @@ impl<S: Service> Replica<S> {
             network,
             agreement,
             executor,
-            checkpointer: Checkpointer::new(keys.signer()),
+            checkpointer: Checkpointer::new(keys.signer(), &config.protocol, config.kept_pages_max, now),
             config,
             now,
             stopped: None,
@@ -114,8 +127,8 @@ impl<S: Service> Replica<S> {
         })
     }
 
-    /// Batches committed since the last call, in order. Empty unless `trace` is on.
-    pub fn drain_committed(&mut self) -> Vec<(SeqNum, Arc<Batch>)> {
+    /// What was committed since the last call, in order. Empty unless `trace` is on.
+    pub fn drain_committed(&mut self) -> Vec<Fed> {
         std::mem::take(&mut self.committed)
     }
 
@@ -139,10 +152,16 @@ impl<S: Service> Replica<S> {
             stable: peer.stable,
             forgetful: peer.forgetful,
             bad_macs: self.network.bad_macs(id),
-            misdeeds: peer.misdeeds.iter().chain(self.network.misdeeds(id)).collect(),
+            misdeeds: peer
+                .misdeeds
+                .iter()
+                .chain(self.network.misdeeds(id))
+                .chain(self.checkpointer.misdeeds(id))
+                .collect(),
         };
         let mut rejects = self.network.rejects();
         rejects.push(("bad_checkpoint_signature", self.checkpointer.bad_signatures()));
+        rejects.push(("fetch_state_quota", self.checkpointer.requests_dropped()));
         StatusReport {
             id: me,
             view: self.agreement.view(),
@@ -154,7 +173,9 @@ impl<S: Service> Replica<S> {
             stable: self.agreement.last_stable(),
             checkpoints: self.roots.iter().copied().collect(),
             waiting: self.agreement.waiting(),
-            waiting_for: self.agreement.waiting_for(),
+            transferring: self.agreement.transfer_target(),
+            fetched: self.checkpointer.fetched(),
+            divergence: self.checkpointer.divergence().cloned(),
             peers: self.agreement.peers().map(peer).collect(),
             rejects,
             foreign: self.network.foreign(),
@@ -173,6 +194,7 @@ impl<S: Service> Replica<S> {
                 self.agreement.handle(now, Event::PrePrepare(message, authentic));
             }
             Inbound::Checkpoint(claim) => self.checkpointer.handle(Task::Claim(claim)),
+            Inbound::Transfer(message) => self.checkpointer.handle(Task::Message(message)),
             Inbound::Request { pack, signed: false } => {
                 self.agreement.handle(now, Event::Request { pack, signed: false });
             }
@@ -229,6 +251,9 @@ impl<S: Service> Replica<S> {
             Action::Query { pack, after } => {
                 self.executor.handle(now, Command::Query { pack, after, view }, &mut self.outputs);
             }
+            Action::Transfer { n, root, diverged } => {
+                self.executor.handle(now, Command::Halt { n, root, diverged }, &mut self.outputs);
+            }
             // Memory mode: nothing survives a crash, so there is nothing to wait for.
             Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
             Action::Stable { .. } => {}
@@ -243,7 +268,7 @@ impl<S: Service> Replica<S> {
 
     fn trace(&mut self, n: SeqNum, batch: Arc<Batch>) {
         if self.config.trace {
-            self.committed.push((n, batch));
+            self.committed.push(Fed::Committed(n, batch));
         }
     }
 
@@ -257,6 +282,11 @@ impl<S: Service> Replica<S> {
             Output::Executed(n) => self.agreement.handle(self.now, Event::Executed(n)),
             Output::Unexecuted(pack) => self.agreement.handle(self.now, Event::Request { pack, signed: true }),
             Output::Sealed(sealed) => self.checkpointer.handle(Task::Sealed(sealed)),
+            Output::Halted { n, root, diverged } => {
+                self.checkpointer.handle(Task::Transfer { n, root, diverged });
+            }
+            Output::Installed(_) => {}
+            Output::Unfit(text) => self.stopped = Some(text),
             Output::Stopped { position, message } => {
                 self.stopped = Some(stopped_text(position, &message));
             }
@@ -268,24 +298,37 @@ impl<S: Service> Replica<S> {
         self.checkpointer.is_idle() && !self.executor.state().has_unshipped()
     }
 
+    fn note_root(&mut self, n: SeqNum, root: Digest) {
+        if self.roots.len() == ROOTS_KEPT {
+            self.roots.pop_front();
+        }
+        self.roots.push_back((n, root));
+    }
+
     /// A slice of the checkpoint role's work.
     fn digest_slice(&mut self) {
         let slice = self.config.digest_slice;
         if let Some(shipment) = self.executor.state_mut().ship(slice) {
             self.checkpointer.handle(Task::Pages(shipment));
         }
-        if self.checkpointer.is_idle() {
+        if self.checkpointer.is_idle() && self.checkpointer.deadline() > self.now {
             return;
         }
-        self.checkpointer.step(slice, &mut self.findings);
+        self.checkpointer.step(self.now, slice, &mut self.findings);
         for finding in std::mem::take(&mut self.findings) {
             match finding {
                 Finding::Checkpoint(checkpoint) => self.agreement.handle(self.now, Event::Checkpoint(checkpoint)),
-                Finding::Root(n, root) => {
-                    if self.roots.len() == ROOTS_KEPT {
-                        self.roots.pop_front();
+                Finding::Root(n, root) => self.note_root(n, root),
+                Finding::Send(to, message) => self.network.send(to, message),
+                Finding::Fetched => self.agreement.handle(self.now, Event::Fetched),
+                Finding::Absent(n) => self.agreement.handle(self.now, Event::Absent(n)),
+                Finding::Complete { n, root, pages } => {
+                    self.note_root(n, root);
+                    if self.config.trace {
+                        self.committed.push(Fed::Fetched(n));
                     }
-                    self.roots.push_back((n, root));
+                    self.executor.handle(self.now, Command::Install { n, pages }, &mut self.outputs);
+                    self.agreement.handle(self.now, Event::Transferred(n));
                 }
                 Finding::Done(pages) => self.executor.state_mut().give_back(pages),
             }
@@ -337,7 +380,8 @@ impl<S: Service> Machine for Replica<S> {
         if !self.is_digested() {
             return self.now;
         }
-        self.agreement.poll_timeout().min(self.executor.deadline()).min(self.network.deadline())
+        let deadlines = [self.agreement.poll_timeout(), self.executor.deadline(), self.network.deadline()];
+        deadlines.into_iter().fold(self.checkpointer.deadline(), Time::min)
     }
 
     fn stopped(&self) -> Option<String> {

@@ -108,6 +108,8 @@ pub enum Inbound {
     /// A pre-prepare and, for each of its packs in order, whether the pack's own proof is good for this replica (P12).
     /// Packs named by digest count as false.
     PrePrepare(Verified<Message>, Vec<bool>),
+    /// A FETCH-STATE or STATE, for the checkpoint role.
+    Transfer(Verified<Message>),
     /// A checkpoint that someone claims to have signed: the checkpoint role checks the signature, off this path.
     Checkpoint(SignedCheckpoint),
     /// A pack with ordered requests, authentic for this replica.
@@ -328,6 +330,7 @@ impl Network {
             | Message::Batch(..)
             | Message::FetchPack(_)
             | Message::Answered(_) => inbound.push(Inbound::Message(message)),
+            Message::FetchState(_) | Message::State(_) => inbound.push(Inbound::Transfer(message)),
         }
     }
 

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::Foreign;
+use super::transfer::{Divergence, FetchStats};
 use crate::protocol::{Counters, Mode};
-use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, View};
+use crate::types::{Digest, ReplicaId, SeqNum, View};
 
 /// A replica's account of itself at one moment.
 #[derive(Clone, Debug)]
@@ -29,8 +30,12 @@ pub struct StatusReport {
     pub checkpoints: Vec<(SeqNum, Digest)>,
     /// Requests that wait for a proposal.
     pub waiting: usize,
-    /// Heard, but so far behind that the primary waits for them.
-    pub waiting_for: ReplicaSet,
+    /// The checkpoint whose state it is fetching from others.
+    pub transferring: Option<SeqNum>,
+    /// What it fetched since its start.
+    pub fetched: FetchStats,
+    /// What was wrong in its state when it last diverged (P25).
+    pub divergence: Option<Divergence>,
     /// The other replicas.
     pub peers: Vec<PeerReport>,
     /// What was dropped before it reached agreement, by reason.

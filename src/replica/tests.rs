@@ -21,6 +21,8 @@ struct Cluster {
     to_replicas: Vec<Vec<Datagram>>,
     to_client: Vec<Datagram>,
     datagrams: usize,
+    /// Cut off from everybody.
+    cut: Option<ReplicaId>,
 }
 
 fn client_address() -> SocketAddr {
@@ -55,10 +57,11 @@ impl Cluster {
         let replicas = identities.iter().enumerate().map(replica).collect();
         let keyring = Keyring::client(&client, EndpointId(7), keys.clone(), mode).expect("keys");
         let client = Endpoint::new(EndpointConfig::default(), keyring, 1);
-        Cluster { replicas, client, now, to_replicas: vec![Vec::new(); 4], to_client: Vec::new(), datagrams: 0 }
+        let to_replicas = vec![Vec::new(); 4];
+        Cluster { replicas, client, now, to_replicas, to_client: Vec::new(), datagrams: 0, cut: None }
     }
 
-    /// One turn of everybody.
+    /// One turn of everybody. Who is cut off neither sends nor receives.
     fn turn(&mut self) {
         let mut out = Vec::new();
         self.client.turn(self.now, &mut self.to_client, &mut out);
@@ -70,7 +73,11 @@ impl Cluster {
             routed.extend(out.into_iter().map(|o| (Peer::Replica(ReplicaId(i as u8)), o)));
         }
         self.datagrams += routed.len();
+        let cut = self.cut.map(Peer::Replica);
         for (from, outgoing) in routed {
+            if cut.is_some_and(|cut| cut == from || cut == outgoing.to) {
+                continue;
+            }
             let datagram = Datagram { from, bytes: outgoing.to_bytes() };
             match outgoing.to {
                 Peer::Replica(id) => self.to_replicas[usize::from(id.0)].push(datagram),
@@ -146,4 +153,98 @@ fn p16_p52_a_lone_request_takes_few_datagrams() {
     let mean = counts.iter().sum::<usize>() as f64 / 50.0;
     // 1 request, 3 pre-prepares, 9 prepares, 4 replies; commits ride. Heartbeats and checkpoints come on top.
     assert!(mean < 24.0, "{counts:?}");
+}
+
+/// Executes so many requests, one after the other.
+fn work(cluster: &mut Cluster, session: crate::client::Session, requests: usize) {
+    for _ in 0..requests {
+        cluster.client.submit(session, Null::op(10, 200).into()).expect("within the window");
+        cluster.answer();
+    }
+}
+
+fn idle(cluster: &mut Cluster, time: Duration) {
+    let until = cluster.now + time;
+    while cluster.now < until {
+        cluster.turn();
+    }
+}
+
+/// All have the same state, and nobody lags.
+fn agree(cluster: &Cluster) {
+    let reports: Vec<StatusReport> = cluster.replicas.iter().map(Replica::status).collect();
+    for (report, replica) in reports.iter().zip(&cluster.replicas) {
+        assert_eq!((report.executed, report.stable), (reports[0].executed, reports[0].stable), "{report:?}");
+        assert_eq!(replica.executor.state().full_root(), cluster.replicas[0].executor.state().full_root());
+        assert_eq!((report.mode, report.transferring), (protocol::Mode::Normal, None));
+    }
+}
+
+#[test]
+fn p38_p39_a_replica_that_was_cut_off_fetches_the_state_and_answers_for_what_it_skipped() {
+    let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+    let session = cluster.client.open_session(4).expect("a session");
+    work(&mut cluster, session, 20);
+    cluster.cut = Some(ReplicaId(3));
+    work(&mut cluster, session, 200);
+    let before = cluster.replicas[3].status().executed;
+    cluster.cut = None;
+    // Load goes on while it catches up.
+    work(&mut cluster, session, 100);
+    idle(&mut cluster, Duration::from_millis(400));
+    agree(&cluster);
+    let report = cluster.replicas[3].status();
+    assert!(report.counters.transfers >= 1, "{report:?}");
+    let feed = cluster.replicas[3].drain_committed();
+    let Some(fetched) = feed.iter().find_map(|fed| if let Fed::Fetched(n) = fed { Some(*n) } else { None }) else {
+        panic!("nothing was fetched")
+    };
+    assert!(fetched > before, "it skipped what lay between");
+
+    // The last request before the transfer, which replica 3 did not execute: it knows the result all the same.
+    let batches = cluster.replicas[0].drain_committed();
+    let batch = batches.into_iter().find_map(|fed| match fed {
+        Fed::Committed(n, batch) if n == fetched => Some(batch),
+        Fed::Committed(..) | Fed::Fetched(_) => None,
+    });
+    let pack = batch.expect("the others executed it").packs()[0].clone();
+    let client = crate::auth::Principal::Client(pack.client(), pack.endpoint());
+    let view = protocol_view(&cluster);
+    let outcomes = |replica: &mut Replica<Null>| {
+        let mut outputs = Vec::new();
+        let pack = crate::auth::Verified::assume(client, pack.clone());
+        replica.executor.handle(replica.now, Command::Admit { pack, view }, &mut outputs);
+        let reply = |output: Output| {
+            if let Output::Reply(reply) = output { Some((reply.position, reply.outcome)) } else { None }
+        };
+        outputs.into_iter().filter_map(reply).collect::<Vec<_>>()
+    };
+    let (theirs, ours) = (outcomes(&mut cluster.replicas[0]), outcomes(&mut cluster.replicas[3]));
+    assert_eq!(theirs, ours, "cached results come with the state");
+}
+
+fn protocol_view(cluster: &Cluster) -> crate::types::View {
+    cluster.replicas[0].agreement.view()
+}
+
+#[test]
+fn p25_p38_a_state_that_went_wrong_is_found_named_and_healed() {
+    let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+    let session = cluster.client.open_session(4).expect("a session");
+    work(&mut cluster, session, 20);
+    cluster.replicas[2].executor.state_mut().service.write(crate::state::PageId(0), 2_000..2_001)[0] ^= 0x40;
+    work(&mut cluster, session, 30);
+    idle(&mut cluster, Duration::from_millis(400));
+    let report = cluster.replicas[2].status();
+    assert_eq!((report.counters.healed, report.mode), (1, protocol::Mode::Normal), "{report:?}");
+    let divergence = report.divergence.expect("it says what was wrong");
+    assert_eq!((divergence.pages, divergence.count), (vec![(crate::types::RegionId::Service, 0)], 1));
+    assert!(divergence.exact && divergence.healed);
+    assert_eq!(report.fetched.pages, 1);
+    work(&mut cluster, session, 20);
+    idle(&mut cluster, Duration::from_millis(400));
+    agree(&cluster);
+    for (id, replica) in cluster.replicas.iter().enumerate().filter(|(id, _)| *id != 2) {
+        assert_eq!(replica.status().counters.transfers, 0, "r{id}");
+    }
 }

@@ -1,6 +1,7 @@
 //! Roles on threads of their own: a plain thread that polls, yields and parks, or a glommio executor for background work.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::sync::Parker;
+use glommio::timer::Timer;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use io_uring::IoUring;
 
@@ -118,21 +120,41 @@ impl std::task::Wake for Unpark {
     }
 }
 
-/// Polls `future` on the calling thread until it ends.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+/// Polls `future` on the calling thread until it ends, again at `alarm` even if nobody wakes it.
+fn block_on<T>(clock: Clock, alarm: &Cell<Time>, future: impl Future<Output = T>) -> T {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = std::pin::pin!(future);
     loop {
+        alarm.set(Time::NEVER);
         match future.as_mut().poll(&mut Context::from_waker(&waker)) {
             Poll::Ready(value) => return value,
-            Poll::Pending => thread::park(),
+            Poll::Pending if alarm.get() == Time::NEVER => thread::park(),
+            Poll::Pending => thread::park_timeout(alarm.get().since(clock.now())),
         }
     }
 }
 
+/// Ends at `at`; for [`block_on`] with the same `alarm`.
+async fn at(clock: Clock, alarm: &Cell<Time>, at: Time) {
+    poll_fn(|_| {
+        alarm.set(at);
+        if clock.now() >= at { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+}
+
+/// Ends with the first of the two.
+async fn either(a: impl Future, b: impl Future) {
+    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
+    poll_fn(|context| match (a.as_mut().poll(context), b.as_mut().poll(context)) {
+        (Poll::Pending, Poll::Pending) => Poll::Pending,
+        _ => Poll::Ready(()),
+    })
+    .await;
+}
+
 /// Runs `role` in a glommio executor on the calling thread, pinned to `core`, until stopped; on the bare thread where
-/// glommio cannot run. Deadlines do not count: this is for work that comes from others. Slices of work yield to the
-/// executor's other tasks.
+/// glommio cannot run. Slices of work yield to the executor's other tasks.
 ///
 /// # Errors
 /// The locked-memory limit (E001); a core that cannot be had.
@@ -158,10 +180,15 @@ pub(crate) fn run_in_background(
         Ok(_) => make(),
         Err(error) => Err(refused(GlommioError::IoError(error))),
     };
+    let alarm = Cell::new(Time::NEVER);
     let mut work = async |glommio: bool| {
         while !stop.is_stopped() {
             match role.turn(clock.now()) {
-                Turn::Idle => bell.rung().await,
+                Turn::Idle => match role.deadline() {
+                    Time::NEVER => bell.rung().await,
+                    due if glommio => either(bell.rung(), Timer::new(due.since(clock.now()))).await,
+                    due => either(bell.rung(), at(clock, &alarm, due)).await,
+                },
                 Turn::Clogged => thread::yield_now(),
                 Turn::Busy => {}
             }
@@ -176,7 +203,7 @@ pub(crate) fn run_in_background(
         Err(error) => {
             tracing::warn!("the checkpoint role runs without glommio: {error}");
             core.map_or(Ok(()), cores::pin)?;
-            block_on(work(false));
+            block_on(clock, &alarm, work(false));
         }
     }
     Ok(())

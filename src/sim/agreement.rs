@@ -58,6 +58,11 @@ impl Agreement {
         self.says(What::Batch, replica, n, digest)
     }
 
+    /// `replica` fetched the state at `n` from others, and goes on from there (P39).
+    pub fn fetched(&mut self, replica: ReplicaId, n: SeqNum) {
+        self.committed.insert(replica, n);
+    }
+
     /// `replica` has the state `root` at checkpoint `n`.
     ///
     /// # Errors

@@ -26,7 +26,8 @@ struct Core {
     executed: BTreeSet<Digest>,
     root: Digest,
     tentative: Option<(SeqNum, std::sync::Arc<Batch>)>,
-    committed: Vec<(SeqNum, Digest)>,
+    /// `None`: the state at n was fetched.
+    committed: Vec<(SeqNum, Option<Digest>)>,
     roots: Vec<(SeqNum, Digest)>,
     disk: Duration,
     writes: Vec<(Time, PersistToken)>,
@@ -120,6 +121,12 @@ impl Core {
                 Action::Rollback(n) => {
                     assert_eq!(self.tentative.take().map(|(at, _)| at), Some(n));
                 }
+                // The root is all that there is of a state here.
+                Action::Transfer { n, root, .. } => {
+                    self.root = root;
+                    self.committed.push((n, None));
+                    self.agreement.handle(now, Event::Transferred(n));
+                }
                 Action::Query { .. } | Action::Stable { .. } | Action::Notice(_) => {}
                 Action::Persist(token, _) if self.disk.is_zero() => {
                     self.agreement.handle(now, Event::Persisted(token));
@@ -130,7 +137,7 @@ impl Core {
     }
 
     fn commit(&mut self, now: Time, n: SeqNum, batch: &Batch) {
-        self.committed.push((n, batch.digest()));
+        self.committed.push((n, Some(batch.digest())));
         for pack in batch.packs() {
             self.executed.insert(pack.digest());
         }
@@ -287,7 +294,10 @@ fn play(seed: u64, draw: impl FnOnce(&mut Rng) -> Draw) -> Result<u64, String> {
                 let id = ReplicaId(i as u8);
                 let Party::Core(core) = world.machine_mut(HostId(i)) else { unreachable!() };
                 for (n, digest) in std::mem::take(&mut core.committed) {
-                    agreed.committed(id, n, digest).map_err(|d| d.to_string())?;
+                    match digest {
+                        Some(digest) => agreed.committed(id, n, digest).map_err(|d| d.to_string())?,
+                        None => agreed.fetched(id, n),
+                    }
                 }
                 for (n, root) in std::mem::take(&mut core.roots) {
                     agreed.checkpoint(id, n, root).map_err(|d| d.to_string())?;

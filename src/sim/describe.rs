@@ -8,7 +8,8 @@ use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
 use crate::wire::header::Parts;
 use crate::wire::{
-    Committed, Header, Kind, Message, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, Vote,
+    Committed, Header, Kind, Message, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateContent,
+    Vote,
 };
 
 /// One line about `datagram`: no proof is checked, nothing is assumed of its bytes.
@@ -106,6 +107,13 @@ pub(super) fn message(message: &Message) -> String {
         Message::FetchPack(digest) => format!("fetch-pack {digest:?}"),
         Message::Relay(p) => format!("relay {}", pack(p)),
         Message::Answered(nonce) => format!("answered {nonce:x}"),
+        Message::FetchState(fetch) if fetch.items.is_empty() => format!("fetch-state {} header", fetch.n),
+        Message::FetchState(fetch) => format!("fetch-state {} {} items", fetch.n, fetch.items.len()),
+        Message::State(answer) => match &answer.content {
+            StateContent::Absent(held) => format!("state {} absent, {} held", answer.n, held.len()),
+            StateContent::Header(_) => format!("state {} header", answer.n),
+            StateContent::Parts(parts) => format!("state {} {} parts", answer.n, parts.len()),
+        },
     }
 }
 

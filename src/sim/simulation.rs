@@ -21,7 +21,7 @@ use super::world::{Clock, HostId, Step, World};
 use crate::client::{Completion, Endpoint, EndpointConfig};
 use crate::execution::Service;
 use crate::protocol;
-use crate::replica::{Replica, ReplicaConfig};
+use crate::replica::{Fed, Replica, ReplicaConfig};
 use crate::transport::Peer;
 use crate::types::{Position, ReplicaId, SeqNum, Time};
 use crate::wire::{Batch, ReplyKind};
@@ -230,7 +230,14 @@ impl<S: Service> Simulation<S> {
         let Party::Replica(replica) = self.world.machine_mut(self.replicas[usize::from(id.0)]) else {
             unreachable!("replicas are replicas")
         };
-        for (n, batch) in replica.drain_committed() {
+        for fed in replica.drain_committed() {
+            let (n, batch) = match fed {
+                Fed::Committed(n, batch) => (n, batch),
+                Fed::Fetched(n) => {
+                    self.agreement.fetched(id, n);
+                    continue;
+                }
+            };
             self.agreement.committed(id, n, batch.digest()).map_err(Wrong::Disagreement)?;
             if let Some(watch) = &self.watch
                 && let Some(difference) = watch.with(|log| log.committed(id, n))
@@ -385,8 +392,8 @@ impl<S: Service> Simulation<S> {
         let replicas = self.live().map(|(id, replica)| {
             let s = replica.status();
             format!(
-                "{id}: {} {:?} executed {} prepared {} stable {} waiting {} for {:?} notices {:?}",
-                s.view, s.mode, s.executed, s.prepared, s.stable, s.waiting, s.waiting_for, s.notices
+                "{id}: {} {:?} executed {} prepared {} stable {} waiting {} fetching {:?} notices {:?}",
+                s.view, s.mode, s.executed, s.prepared, s.stable, s.waiting, s.transferring, s.notices
             )
         });
         let clients = (0..self.clients.len()).map(|i| {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root};
 
+use super::mirror::{Keep, Mirror, View};
 use super::page::{Page, PageId};
 use super::{RegionId, Sealed, Shipment};
 use crate::limits::PAGE;
@@ -36,7 +37,7 @@ pub struct Checkpoint {
 }
 
 /// The root over both regions.
-pub(super) fn state_root(regions: &[RegionRoot; 2]) -> Digest {
+pub fn state_root(regions: &[RegionRoot; 2]) -> Digest {
     let [library, service] = regions;
     let pages = [library.pages.to_le_bytes(), service.pages.to_le_bytes()];
     Digest::of(Domain::State, &[pages.as_flattened(), &library.root, &service.root])
@@ -81,6 +82,42 @@ impl Tree {
         let down = level.min(Self::FANOUT_LEVELS);
         let nodes = &self.levels[level - down];
         &nodes[index << down..((index + 1) << down).min(nodes.len())]
+    }
+
+    /// The level of the nodes right below the root, in groups of sixteen: see [`Tree::group`].
+    pub fn group_level(pages: u32) -> u8 {
+        (0..).find(|&level| nodes_at(pages, level) <= GROUP).unwrap_or(0)
+    }
+
+    /// How many nodes the group has in a tree over `pages` pages.
+    pub fn group_len(pages: u32, level: u8, group: u32) -> usize {
+        nodes_at(pages, level).saturating_sub(u64::from(group) * GROUP).min(GROUP) as usize
+    }
+
+    /// Up to sixteen neighbours that have one node above them: group `group` of the nodes that cover 16^`level` pages.
+    /// `None` if there is no such group.
+    pub fn group(&self, level: u8, group: u32) -> Option<&[Cv]> {
+        let nodes = self.levels.get(usize::from(level) * Self::FANOUT_LEVELS)?;
+        let first = usize::try_from(u64::from(group) * GROUP).ok()?;
+        (first < nodes.len()).then(|| &nodes[first..(first + GROUP as usize).min(nodes.len())])
+    }
+
+    /// A node that covers 16^`level` pages, or fewer at the end.
+    pub fn node(&self, level: u8, index: u32) -> Option<&Cv> {
+        self.levels.get(usize::from(level) * Self::FANOUT_LEVELS)?.get(index as usize)
+    }
+
+    /// The root above `nodes`, the group right below it. `None` if there are fewer than two: a region of one page has
+    /// the plain hash of that page for its root.
+    pub fn root_of(nodes: &[Cv]) -> Option<[u8; 32]> {
+        let mut nodes = nodes.to_vec();
+        while nodes.len() > 2 {
+            nodes = nodes.chunks(2).map(join).collect();
+        }
+        match &nodes[..] {
+            [left, right] => Some(*merge_subtrees_root(left, right, Mode::Hash).as_bytes()),
+            _ => None,
+        }
     }
 
     /// The node of `level` above `nodes`, what [`children`](Tree::children) gave: the check of a transferred part of the
@@ -131,8 +168,9 @@ impl Tree {
         }
     }
 
-    /// Makes room for `pages` pages; it never shrinks. The new pages must all be [`set`](Tree::set).
-    fn grow(&mut self, pages: u32) {
+    /// Makes room for `pages` pages. New pages must all be [`set`](Tree::set); until then their nodes are zeroes, which
+    /// no hash is.
+    pub(super) fn grow(&mut self, pages: u32) {
         assert!(pages >= self.pages(), "a region does not shrink from one checkpoint to the next");
         let mut nodes = pages as usize;
         for level in 0.. {
@@ -149,14 +187,47 @@ impl Tree {
         }
     }
 
-    /// Hashes a page, and marks the nodes above it.
-    fn set(&mut self, page: PageId, content: &Page) {
-        let mut hasher = blake3::Hasher::new();
-        hasher.set_input_offset(page.0 as u64 * PAGE as u64);
-        self.levels[0][page.index()] = hasher.update(content.bytes()).finalize_non_root();
+    /// Drops the pages from `pages` on; at least one stays. Nothing may be stale.
+    pub(super) fn truncate(&mut self, pages: u32) {
+        assert!(pages > 0, "a region has its directory");
+        if pages >= self.pages() {
+            return;
+        }
+        let mut nodes = pages as usize;
+        for level in 0.. {
+            self.levels[level].truncate(nodes);
+            self.stale[level].truncate(nodes.div_ceil(64));
+            if nodes == 1 {
+                self.levels.truncate(level + 1);
+                self.stale.truncate(level + 1);
+                break;
+            }
+            nodes = nodes.div_ceil(2);
+        }
+        self.mark(PageId(pages - 1));
+    }
+
+    /// Hashes a page, and marks the nodes above it. The hash before.
+    pub(super) fn set(&mut self, page: PageId, content: &Page) -> Cv {
         if self.levels.len() == 1 {
             self.single = *blake3::hash(content.bytes()).as_bytes();
         }
+        self.set_cv(page, page_cv(page, content))
+    }
+
+    /// As [`set`](Tree::set), the hash being known; not enough for a region of one page.
+    pub(super) fn set_cv(&mut self, page: PageId, cv: Cv) -> Cv {
+        let old = std::mem::replace(&mut self.levels[0][page.index()], cv);
+        self.mark(page);
+        old
+    }
+
+    /// The only page of a region.
+    pub(super) fn set_single(&mut self, content: &Page) {
+        self.single = *blake3::hash(content.bytes()).as_bytes();
+    }
+
+    fn mark(&mut self, page: PageId) {
         let mut index = page.index();
         for stale in &mut self.stale[1..] {
             index /= 2;
@@ -168,8 +239,22 @@ impl Tree {
         }
     }
 
-    /// Computes what is stale in the word `at` of `level`; how many nodes those were.
-    fn refresh(&mut self, level: usize, word: usize) -> usize {
+    /// Words of stale bits of a level.
+    pub(super) fn words(&self, level: usize) -> usize {
+        self.stale[level].len()
+    }
+
+    /// Computes everything that is stale.
+    pub(super) fn refresh_all(&mut self) {
+        for level in 1..self.levels.len() {
+            for word in 0..self.stale[level].len() {
+                self.refresh(level, word, |_, _| {});
+            }
+        }
+    }
+
+    /// Computes what is stale in a word of `level`; how many nodes those were. `replaced` gets the nodes as they were.
+    pub(super) fn refresh(&mut self, level: usize, word: usize, mut replaced: impl FnMut(usize, Cv)) -> usize {
         let mut bits = std::mem::take(&mut self.stale[level][word]);
         let count = bits.count_ones() as usize;
         let (below, above) = self.levels.split_at_mut(level);
@@ -177,10 +262,26 @@ impl Tree {
         while bits != 0 {
             let index = word * 64 + bits.trailing_zeros() as usize;
             bits &= bits - 1;
-            nodes[index] = join(&below[2 * index..(2 * index + 2).min(below.len())]);
+            let node = join(&below[2 * index..(2 * index + 2).min(below.len())]);
+            replaced(index, std::mem::replace(&mut nodes[index], node));
         }
         count
     }
+}
+
+/// Nodes with one node above them.
+const GROUP: u64 = 1 << Tree::FANOUT_LEVELS;
+
+/// Nodes that cover 16^`level` pages each.
+fn nodes_at(pages: u32, level: u8) -> u64 {
+    u64::from(pages).div_ceil(1 << (4 * u32::from(level.min(8))))
+}
+
+/// The hash of a page at its place.
+pub fn page_cv(page: PageId, content: &Page) -> Cv {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(u64::from(page.0) * PAGE as u64);
+    hasher.update(content.bytes()).finalize_non_root()
 }
 
 /// The node above one or two.
@@ -210,12 +311,12 @@ pub enum Progress {
     Done(Checkpoint),
 }
 
-/// Digests sealed states one after the other, in slices of bounded work. Owned by the checkpoint role.
-#[derive(Debug, Default)]
+/// Digests sealed states one after the other, in slices of bounded work, and keeps the last of them (see [`Mirror`]).
+/// Owned by the checkpoint role.
+#[derive(Debug)]
 pub struct Digester {
-    trees: [Tree; 2],
+    mirror: Mirror,
     jobs: VecDeque<Job>,
-    done: Vec<(RegionId, Arc<Page>)>,
 }
 
 /// One sealed state: its pages, then the nodes above them from the left and upwards.
@@ -226,22 +327,41 @@ struct Job {
     complete: bool,
     /// Region, level and word of stale bits to look at next.
     cursor: (usize, usize, usize),
-    grown: bool,
+    begun: bool,
 }
 
 /// Work of a step is counted in pages; so many nodes, or so many words of bits looked at, cost about as much as one.
 const NODES_PER_PAGE: usize = 16;
 
 impl Digester {
-    /// It has seen no page yet.
-    pub fn new() -> Digester {
-        Digester::default()
+    /// It has seen no page yet. Of checkpoints before the last it keeps what `keep` says.
+    pub fn new(keep: Keep) -> Digester {
+        Digester { mirror: Mirror::new(keep), jobs: VecDeque::new() }
+    }
+
+    /// The last checkpoint that was done, and those kept before it.
+    pub fn mirror(&self) -> &Mirror {
+        &self.mirror
+    }
+
+    /// As [`mirror`](Digester::mirror), for a transfer into it.
+    ///
+    /// # Panics
+    /// If a sealed state waits to be digested.
+    pub fn mirror_mut(&mut self) -> &mut Mirror {
+        assert!(self.jobs.is_empty(), "what was sealed is digested first");
+        &mut self.mirror
+    }
+
+    /// As [`Mirror::at`].
+    pub fn at(&mut self, n: SeqNum) -> Option<View<'_>> {
+        self.mirror.at(n)
     }
 
     /// The tree of a region, as of the last checkpoint that was done (while [`step`](Digester::step) is working, of no
     /// particular one).
     pub fn tree(&self, region: RegionId) -> &Tree {
-        &self.trees[region as usize]
+        self.mirror.tree(region)
     }
 
     /// A checkpoint was sealed; its shipments follow.
@@ -249,7 +369,7 @@ impl Digester {
         if let Some(last) = self.jobs.back() {
             assert!(last.sealed.n < sealed.n, "checkpoints are numbered upwards");
         }
-        self.jobs.push_back(Job { sealed, pages: VecDeque::new(), complete: false, cursor: (0, 1, 0), grown: false });
+        self.jobs.push_back(Job { sealed, pages: VecDeque::new(), complete: false, cursor: (0, 1, 0), begun: false });
     }
 
     /// Pages of a checkpoint that was begun.
@@ -265,20 +385,23 @@ impl Digester {
         self.jobs.front().is_none_or(|job| job.pages.is_empty() && !job.complete)
     }
 
+    /// Whether everything that was sealed is digested.
+    pub fn is_done(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
     /// Hashes up to about `budget` pages (about 1.3 µs each).
     pub fn step(&mut self, budget: usize) -> Progress {
-        let Some(job) = self.jobs.front_mut() else { return Progress::Idle };
-        if !job.grown {
-            job.grown = true;
-            for (tree, &pages) in self.trees.iter_mut().zip(&job.sealed.pages) {
-                tree.grow(pages);
-            }
+        let Digester { mirror, jobs } = self;
+        let Some(job) = jobs.front_mut() else { return Progress::Idle };
+        if !job.begun {
+            job.begun = true;
+            mirror.begin(job.sealed.pages);
         }
         let mut left = budget.max(1) * NODES_PER_PAGE;
         while left >= NODES_PER_PAGE {
             let Some((region, page, content)) = job.pages.pop_front() else { break };
-            self.trees[region as usize].set(page, &content);
-            self.done.push((region, content));
+            mirror.set(region, page, content);
             left -= NODES_PER_PAGE;
         }
         if !job.pages.is_empty() {
@@ -288,33 +411,29 @@ impl Digester {
             return Progress::Idle;
         }
         let (mut region, mut level, mut word) = job.cursor;
-        while region < 2 {
-            let tree = &mut self.trees[region];
+        while let Some(&id) = RegionId::BOTH.get(region) {
+            let tree = mirror.tree(id);
             if level > tree.top() {
                 (region, level, word) = (region + 1, 1, 0);
-            } else if word == tree.stale[level].len() {
+            } else if word == tree.words(level) {
                 (level, word) = (level + 1, 0);
             } else {
                 if left == 0 {
                     job.cursor = (region, level, word);
                     return Progress::Working;
                 }
-                let nodes = tree.refresh(level, word);
+                let nodes = mirror.refresh(id, level, word);
                 word += 1;
                 left = left.saturating_sub(nodes.max(1));
             }
         }
         let n = job.sealed.n;
-        self.jobs.pop_front();
-        let regions = RegionId::BOTH.map(|id| {
-            let tree = &self.trees[id as usize];
-            RegionRoot { pages: tree.pages(), root: tree.root() }
-        });
-        Progress::Done(Checkpoint { n, root: state_root(&regions), regions })
+        jobs.pop_front();
+        Progress::Done(mirror.finish(n))
     }
 
     /// Pages that it is done with, for [`State::give_back`](super::State::give_back).
     pub fn take_done(&mut self) -> std::vec::Drain<'_, (RegionId, Arc<Page>)> {
-        self.done.drain(..)
+        self.mirror.take_done()
     }
 }

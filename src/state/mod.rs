@@ -19,6 +19,7 @@ mod extent;
 mod heap;
 mod log;
 mod map;
+mod mirror;
 mod page;
 mod region;
 mod undo;
@@ -27,29 +28,16 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 pub use cell::{Cell, Fixed};
-pub use digest::{Checkpoint, Cv, Digester, Progress, RegionRoot, Tree, differing_pages};
+pub use digest::{Checkpoint, Cv, Digester, Progress, RegionRoot, Tree, differing_pages, page_cv, state_root};
 pub use heap::{BlobId, Heap};
 pub use log::{Log, LogId};
 pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};
+pub use mirror::{Keep, Mirror, View};
 pub use page::{Full, Page, PageId};
 pub use region::{PageMut, Region};
 
+pub use crate::types::RegionId;
 use crate::types::{Digest, SeqNum};
-
-/// One of the two regions of the state.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-#[repr(u8)]
-pub enum RegionId {
-    /// Sessions, cached replies, agreed configuration: the library's own.
-    Library = 0,
-    /// The service's.
-    Service = 1,
-}
-
-impl RegionId {
-    /// Both, in the order in which they enter the root.
-    pub const BOTH: [RegionId; 2] = [RegionId::Library, RegionId::Service];
-}
 
 /// The state of one replica, owned by its execution role.
 #[derive(Debug)]
@@ -166,6 +154,20 @@ impl State {
             self.pending.pop_front();
         }
         Some(Shipment { n, pages, last })
+    }
+
+    /// Replaces everything by the pages of a checkpoint that was fetched from others (P38). What was sealed or lent
+    /// before is forgotten: pages of it must not be given back any more. False, and nothing happens, if it is larger
+    /// than this state may grow, or a region has not even its directory.
+    pub fn install(&mut self, [library, service]: [Vec<Arc<Page>>; 2]) -> bool {
+        let fits = |region: &Region, pages: &[Arc<Page>]| (1..=region.limit() as usize).contains(&pages.len());
+        if !fits(&self.library, &library) || !fits(&self.service, &service) {
+            return false;
+        }
+        self.pending.clear();
+        self.library.install(library);
+        self.service.install(service);
+        true
     }
 
     /// Whether a sealed state still has pages to be shipped.

@@ -36,6 +36,13 @@ impl Page {
         Arc::new(Page([0; PAGE]))
     }
 
+    /// The page that begins with `bytes`, zeroes after them. `None` if they are more than a page.
+    pub fn from_start(bytes: &[u8]) -> Option<Arc<Page>> {
+        let mut page = Page([0; PAGE]);
+        page.0.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        Some(Arc::new(page))
+    }
+
     /// Its content.
     pub fn bytes(&self) -> &[u8; PAGE] {
         &self.0

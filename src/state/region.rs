@@ -188,9 +188,22 @@ impl Region {
 
     /// A page that [`next_sealed`](Region::next_sealed) handed out comes back.
     pub(super) fn give_back(&mut self, page: Arc<Page>) {
+        // One of before an `install` may still come: it is not counted any more.
         if self.recycle(page) {
-            self.lent -= 1;
+            self.lent = self.lent.saturating_sub(1);
         }
+    }
+
+    /// All pages are replaced by others, which somebody else holds too.
+    pub(super) fn install(&mut self, pages: Vec<Arc<Page>>) {
+        assert!(!self.undo.is_active(), "nothing that may be undone lies over what is replaced");
+        self.epoch += 2; // Whatever was written before is clean now.
+        self.written = vec![CLEAN; pages.len()];
+        self.dirty.clear();
+        self.unshipped.clear();
+        self.outbox.clear();
+        self.lent = 0;
+        self.pages = pages;
     }
 
     /// Makes `page` ours alone and dirty.

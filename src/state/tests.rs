@@ -40,7 +40,7 @@ fn root_of(content: &[Vec<[u8; PAGE]>; 2]) -> Digest {
 #[test]
 fn p23_root_of_a_fresh_state_is_the_full_hash() {
     let mut state = State::new(8, 8);
-    let mut digester = Digester::new();
+    let mut digester = Digester::new(Keep::default());
     digester.begin(state.seal(SeqNum(0)));
     let checkpoint = digest(&mut state, &mut digester, 1);
     assert_eq!(checkpoint.root, state.full_root());
@@ -50,7 +50,7 @@ fn p23_root_of_a_fresh_state_is_the_full_hash() {
 #[test]
 fn p23_tree_of_any_size_has_the_root_of_the_plain_hash() {
     for step in [1, 2, 3, 7, 16, 33] {
-        let (mut state, mut digester) = (State::new(8, 300), Digester::new());
+        let (mut state, mut digester) = (State::new(8, 300), Digester::new(Keep::default()));
         for n in 0.. {
             digester.begin(state.seal(SeqNum(n)));
             let checkpoint = digest(&mut state, &mut digester, 5);
@@ -63,7 +63,7 @@ fn p23_tree_of_any_size_has_the_root_of_the_plain_hash() {
 
 #[test]
 fn p23_cost_grows_with_what_changed() {
-    let (mut state, mut digester) = (State::new(8, 5_000), Digester::new());
+    let (mut state, mut digester) = (State::new(8, 5_000), Digester::new(Keep::default()));
     state.service.grow(4_000).unwrap();
     digester.begin(state.seal(SeqNum(0)));
     digest(&mut state, &mut digester, 100);
@@ -189,7 +189,7 @@ fn growth_ends_at_the_limit_and_freed_pages_are_used_again() {
 #[test]
 fn p25_differing_pages_are_found_by_tree_and_by_list() {
     let tree = |marks: &[u32], pages: u32| {
-        let (mut state, mut digester) = (State::new(8, 5_000), Digester::new());
+        let (mut state, mut digester) = (State::new(8, 5_000), Digester::new(Keep::default()));
         state.service.grow(pages - 1).unwrap();
         marks.iter().for_each(|&page| state.service.write(PageId(page), 9..10)[0] = 1);
         digester.begin(state.seal(SeqNum(0)));
@@ -209,7 +209,7 @@ fn p25_differing_pages_are_found_by_tree_and_by_list() {
 
 #[test]
 fn p38_parts_of_the_tree_are_checked_against_the_node_above() {
-    let (mut state, mut digester) = (State::new(8, 5_000), Digester::new());
+    let (mut state, mut digester) = (State::new(8, 5_000), Digester::new(Keep::default()));
     state.service.grow(1_234).unwrap();
     for page in 0..1_235u32 {
         state.service.write(PageId(page), 0..4).copy_from_slice(&page.to_le_bytes());
@@ -259,7 +259,7 @@ proptest! {
     /// when it was sealed, and no page is lost on the way.
     #[test]
     fn p22_p23_every_incremental_digest_equals_the_full_hash(steps in proptest::collection::vec(steps(), 1..200)) {
-        let (mut state, mut digester) = (State::new(40, 60), Digester::new());
+        let (mut state, mut digester) = (State::new(40, 60), Digester::new(Keep::default()));
         let mut model = copy(&state);
         let mut before = None;
         let mut sealed = VecDeque::new();

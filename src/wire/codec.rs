@@ -14,24 +14,30 @@
 //! 10 FETCH-PACK   digest
 //! 11 RELAY        pack
 //! 12 ANSWERED     nonce u64
+//! 16 FETCH-STATE  n u64 | nonce u64 | count u16 | count x (region u8 | level u8, or 255 for a page | number u32);
+//!                 none: the header
+//! 17 STATE        n u64 | nonce u64 | kind u8 | reserved u8 | count u16 | content
+//!                 kind 0, absent: count x n u64, ascending; 1, header: two x (pages u32 | root 32);
+//!                 2, parts: count x (0 u8 | count u8 | nodes 32 each, or 1 u8 | len u16 | page without the zeroes at its end)
 //! 64 REPLIES      view u64 | count u16 | reserved u16
 //!                 | count x (session u64 | t u64 | position u64 | kind u8 | result u8 | reserved u16 | len u32 | payload)
 //!                 result: 0 done (the result), 1 gone, 2 no session, 3 refused: counter (u64), 4 refused: quota (u64),
 //!                 5 refused: window (u64), 6 digest (32 bytes), 7 refused: full (u64)
 //! ```
-//! Zero words at the end of a STATUS bitmap are not sent, so that one set has one encoding.
+//! Zero words at the end of a STATUS bitmap, and zeroes at the end of a page, are not sent: one set, one page has one
+//! encoding.
 
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::message::{
-    Batch, Choice, Committed, Message, Outcome, PrePrepare, Proposed, Refusal, ReplyEntry, ReplyKind, ReplyPack,
-    ReplyResult, SignedCheckpoint, Status, Vote,
+    Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
+    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
 };
 use super::{Malformed, Pack};
 use crate::limits;
-use crate::types::{Digest, Position, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{Digest, Position, RegionId, ReplicaId, SeqNum, SessionId, View};
 
 /// Frame types.
 pub mod frame_type {
@@ -59,6 +65,10 @@ pub mod frame_type {
     pub const RELAY: u8 = 11;
     /// [`super::Message::Answered`]
     pub const ANSWERED: u8 = 12;
+    /// [`super::Message::FetchState`]
+    pub const FETCH_STATE: u8 = 16;
+    /// [`super::Message::State`]
+    pub const STATE: u8 = 17;
     /// [`super::ReplyPack`]
     pub const REPLIES: u8 = 64;
 }
@@ -176,6 +186,8 @@ pub(super) fn frame_type_of(message: &Message) -> u8 {
         Message::FetchPack(_) => frame_type::FETCH_PACK,
         Message::Relay(_) => frame_type::RELAY,
         Message::Answered(_) => frame_type::ANSWERED,
+        Message::FetchState(_) => frame_type::FETCH_STATE,
+        Message::State(_) => frame_type::STATE,
     }
 }
 
@@ -203,6 +215,8 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
         Message::FetchPack(digest) => out.put(&digest.0),
         Message::Relay(pack) => out.put(pack.encoded()),
         Message::Answered(nonce) => out.put_u64(*nonce),
+        Message::FetchState(fetch) => encode_fetch_state(fetch, out),
+        Message::State(answer) => encode_state(answer, out),
     }
 }
 
@@ -225,6 +239,8 @@ pub fn decode_frame(kind: u8, body: &Bytes) -> Result<Message, Malformed> {
         frame_type::FETCH_PACK => Message::FetchPack(reader.digest()?),
         frame_type::RELAY => return Pack::parse(body.clone()).map(Message::Relay),
         frame_type::ANSWERED => Message::Answered(reader.u64()?),
+        frame_type::FETCH_STATE => Message::FetchState(decode_fetch_state(&mut reader)?),
+        frame_type::STATE => Message::State(decode_state(&mut reader, body)?),
         _ => return Err(Malformed::UnknownTag),
     };
     reader.end()?;
@@ -407,6 +423,139 @@ fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
     let (prepared, committed) = (words(prepared)?, words(committed)?);
     let (forgetful, wants) = (flags & FORGETFUL != 0, flags & WANTS != 0);
     Ok(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
+}
+
+/// In the place of a level: the item is a page.
+const PAGE_ITEM: u8 = 0xff;
+/// Levels of nodes of sixteen over 2^32 pages.
+const LEVEL_MAX: u8 = 7;
+const ABSENT: u8 = 0;
+const HEADER: u8 = 1;
+const PARTS: u8 = 2;
+const NODES_PART: u8 = 0;
+const PAGE_PART: u8 = 1;
+/// Nodes with one node above them.
+const GROUP: usize = 16;
+
+fn encode_fetch_state(fetch: &FetchState, out: &mut BytesMut) {
+    out.put_u64(fetch.n.0);
+    out.put_u64(fetch.nonce);
+    out.put(&(fetch.items.len() as u16).to_le_bytes());
+    for item in &fetch.items {
+        let (region, level, number) = match *item {
+            StateItem::Nodes { region, level, group } => (region, level, group),
+            StateItem::Page { region, page } => (region, PAGE_ITEM, page),
+        };
+        out.put(&[region as u8, level]);
+        out.put_u32(number);
+    }
+}
+
+fn decode_fetch_state(reader: &mut Reader<'_>) -> Result<FetchState, Malformed> {
+    let (n, nonce) = (SeqNum(reader.u64()?), reader.u64()?);
+    let count = usize::from(reader.u16()?);
+    if count > limits::STATE_ITEMS_MAX {
+        return Err(Malformed::OutOfBounds);
+    }
+    let mut items = Vec::with_capacity(count);
+    for _ in 0..count {
+        let region = match reader.u8()? {
+            0 => RegionId::Library,
+            1 => RegionId::Service,
+            _ => return Err(Malformed::UnknownTag),
+        };
+        let (level, number) = (reader.u8()?, reader.u32()?);
+        items.push(match level {
+            PAGE_ITEM => StateItem::Page { region, page: number },
+            0..=LEVEL_MAX => StateItem::Nodes { region, level, group: number },
+            _ => return Err(Malformed::OutOfBounds),
+        });
+    }
+    Ok(FetchState { n, nonce, items })
+}
+
+fn encode_state(answer: &StateAnswer, out: &mut BytesMut) {
+    out.put_u64(answer.n.0);
+    out.put_u64(answer.nonce);
+    let (kind, count) = match &answer.content {
+        StateContent::Absent(held) => (ABSENT, held.len()),
+        StateContent::Header(_) => (HEADER, 0),
+        StateContent::Parts(parts) => (PARTS, parts.len()),
+    };
+    out.put(&[kind, 0]);
+    out.put(&(count as u16).to_le_bytes());
+    match &answer.content {
+        StateContent::Absent(held) => held.iter().for_each(|n| out.put_u64(n.0)),
+        StateContent::Header(regions) => {
+            for region in regions {
+                out.put_u32(region.pages);
+                out.put(&region.root);
+            }
+        }
+        StateContent::Parts(parts) => {
+            for part in parts {
+                match part {
+                    StatePart::Nodes(nodes) => {
+                        out.put(&[NODES_PART, nodes.len() as u8]);
+                        nodes.iter().for_each(|node| out.put(node));
+                    }
+                    StatePart::Page(bytes) => {
+                        out.put(&[PAGE_PART]);
+                        out.put(&(bytes.len() as u16).to_le_bytes());
+                        out.put(bytes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn decode_state(reader: &mut Reader<'_>, body: &Bytes) -> Result<StateAnswer, Malformed> {
+    let (n, nonce, kind) = (SeqNum(reader.u64()?), reader.u64()?, reader.u8()?);
+    reader.zeros(1)?;
+    let count = usize::from(reader.u16()?);
+    let content = match kind {
+        ABSENT if count <= limits::STATE_HELD_MAX => {
+            let held = (0..count).map(|_| reader.u64().map(SeqNum)).collect::<Result<Vec<_>, _>>()?;
+            if held.windows(2).any(|pair| pair[0] >= pair[1]) {
+                return Err(Malformed::Inconsistent);
+            }
+            StateContent::Absent(held)
+        }
+        HEADER if count == 0 => {
+            let mut region = || Ok(RegionHead { pages: reader.u32()?, root: *reader.array()? });
+            StateContent::Header([region()?, region()?])
+        }
+        PARTS if count <= limits::STATE_ITEMS_MAX => {
+            StateContent::Parts((0..count).map(|_| decode_part(reader, body)).collect::<Result<_, _>>()?)
+        }
+        ABSENT..=PARTS => return Err(Malformed::OutOfBounds),
+        _ => return Err(Malformed::UnknownTag),
+    };
+    Ok(StateAnswer { n, nonce, content })
+}
+
+fn decode_part(reader: &mut Reader<'_>, body: &Bytes) -> Result<StatePart, Malformed> {
+    match reader.u8()? {
+        NODES_PART => match usize::from(reader.u8()?) {
+            count @ 1..=GROUP => {
+                Ok(StatePart::Nodes((0..count).map(|_| reader.array().copied()).collect::<Result<_, _>>()?))
+            }
+            _ => Err(Malformed::OutOfBounds),
+        },
+        PAGE_PART => {
+            let len = usize::from(reader.u16()?);
+            if len > limits::PAGE {
+                return Err(Malformed::OutOfBounds);
+            }
+            let start = reader.position();
+            match reader.take(len)? {
+                [.., 0] => Err(Malformed::Inconsistent),
+                _ => Ok(StatePart::Page(body.slice(start..start + len))),
+            }
+        }
+        _ => Err(Malformed::UnknownTag),
+    }
 }
 
 /// Bytes of a REPLIES body before its entries.

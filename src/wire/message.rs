@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pack::Pack;
-use crate::types::{ClusterSize, Digest, Domain, Hasher, Position, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{ClusterSize, Digest, Domain, Hasher, Position, RegionId, ReplicaId, SeqNum, SessionId, View};
 
 /// A frame of an envelope between replicas. It speaks for the envelope's sender alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +34,10 @@ pub enum Message {
     Relay(Pack),
     /// Everything that a STATUS with this nonce asked for and that could be sent has been sent (P37).
     Answered(u64),
+    /// Please send parts of the state at a checkpoint (P38).
+    FetchState(FetchState),
+    /// The answer.
+    State(StateAnswer),
 }
 
 /// PRE-PREPARE(v, n, d): the primary of `view` proposes a batch for `n` (P11).
@@ -198,6 +202,79 @@ pub struct Status {
     pub prepared: Vec<u64>,
     /// Bit i: committed-local at `executed + 1 + i`.
     pub committed: Vec<u64>,
+}
+
+/// FETCH-STATE: asks for parts of the sender's certified state at checkpoint `n` (P38).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FetchState {
+    /// The checkpoint.
+    pub n: SeqNum,
+    /// The answer echoes it.
+    pub nonce: u64,
+    /// What is wanted, at most `STATE_ITEMS_MAX`. Empty: the header.
+    pub items: Vec<StateItem>,
+}
+
+/// A part of the state, by name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum StateItem {
+    /// Up to sixteen tree nodes that have one node above them.
+    Nodes {
+        /// The region.
+        region: RegionId,
+        /// Their level: a node of level k covers 16^k pages.
+        level: u8,
+        /// Nodes `16 x group ..` of that level.
+        group: u32,
+    },
+    /// A page.
+    Page {
+        /// The region.
+        region: RegionId,
+        /// Its number.
+        page: u32,
+    },
+}
+
+/// STATE: the answer to a FETCH-STATE. It carries no proof: the receiver checks every part against the root that q
+/// replicas signed (P38).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StateAnswer {
+    /// The checkpoint.
+    pub n: SeqNum,
+    /// Of the request.
+    pub nonce: u64,
+    /// What was asked for.
+    pub content: StateContent,
+}
+
+/// What a [`StateAnswer`] says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StateContent {
+    /// The sender cannot serve that checkpoint, but these, upwards.
+    Absent(Vec<SeqNum>),
+    /// What the root is the digest of.
+    Header([RegionHead; 2]),
+    /// The parts asked for, in the order asked; perhaps only the first of them.
+    Parts(Vec<StatePart>),
+}
+
+/// A region as the root sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionHead {
+    /// Pages in use.
+    pub pages: u32,
+    /// BLAKE3 of them.
+    pub root: [u8; 32],
+}
+
+/// The content of a [`StateItem`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum StatePart {
+    /// One to sixteen nodes.
+    Nodes(Vec<[u8; 32]>),
+    /// A page without the zeroes at its end.
+    Page(Bytes),
 }
 
 /// Replies of one replica to one client endpoint: one frame of one envelope.

@@ -28,8 +28,9 @@ pub use fragment::{FragmentPlan, Reassembler};
 pub use frame::{FrameBuffer, Frames};
 pub use header::{FragmentHeader, Header, Kind, ProofKind};
 pub use message::{
-    Batch, Choice, Committed, Message, Outcome, PrePrepare, Proposed, Refusal, ReplyEntry, ReplyKind, ReplyPack,
-    ReplyResult, SignedCheckpoint, Status, Vote, default_replier,
+    Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
+    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
+    default_replier,
 };
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
 

@@ -14,7 +14,8 @@ use super::header::{HEADER, Parts, Principal};
 use super::*;
 use crate::limits;
 use crate::types::{
-    ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, Position, ReplicaId, SeqNum, SessionId, Time, View,
+    ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, Position, RegionId, ReplicaId, SeqNum, SessionId, Time,
+    View,
 };
 
 fn digests() -> impl Strategy<Value = Digest> {
@@ -79,6 +80,32 @@ fn choices() -> impl Strategy<Value = Choice> {
     (any::<u64>(), any::<u64>()).prop_map(|(time, seed)| Choice { time, seed })
 }
 
+fn regions() -> impl Strategy<Value = RegionId> {
+    any::<bool>().prop_map(|service| RegionId::BOTH[usize::from(service)])
+}
+
+fn state_items() -> impl Strategy<Value = StateItem> {
+    prop_oneof![
+        (regions(), 0..8u8, any::<u32>()).prop_map(|(region, level, group)| StateItem::Nodes { region, level, group }),
+        (regions(), any::<u32>()).prop_map(|(region, page)| StateItem::Page { region, page }),
+    ]
+}
+
+fn state_contents() -> impl Strategy<Value = StateContent> {
+    let head = || (any::<u32>(), any::<[u8; 32]>()).prop_map(|(pages, root)| RegionHead { pages, root });
+    let page = (vec(any::<u8>(), 0..limits::PAGE), 1..=u8::MAX, any::<bool>()).prop_map(|(mut bytes, last, empty)| {
+        bytes.push(last);
+        StatePart::Page(if empty { Bytes::new() } else { bytes.into() })
+    });
+    let part = prop_oneof![vec(any::<[u8; 32]>(), 1..=16).prop_map(StatePart::Nodes), page];
+    prop_oneof![
+        proptest::collection::btree_set(any::<u64>(), 0..limits::STATE_HELD_MAX)
+            .prop_map(|held| StateContent::Absent(held.into_iter().map(SeqNum).collect())),
+        [head(), head()].prop_map(StateContent::Header),
+        vec(part, 0..5).prop_map(StateContent::Parts),
+    ]
+}
+
 /// Every kind of message.
 fn messages() -> impl Strategy<Value = Message> {
     let vote = || {
@@ -100,7 +127,14 @@ fn messages() -> impl Strategy<Value = Message> {
             Message::Status(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
         },
     );
+    let nonces = || any::<[u64; 2]>();
+    let fetch_state = (nonces(), vec(state_items(), 0..20))
+        .prop_map(|([n, nonce], items)| Message::FetchState(FetchState { n: SeqNum(n), nonce, items }));
+    let state = (nonces(), state_contents())
+        .prop_map(|([n, nonce], content)| Message::State(StateAnswer { n: SeqNum(n), nonce, content }));
     prop_oneof![
+        fetch_state,
+        state,
         pre_prepare,
         vote().prop_map(Message::Prepare),
         vote().prop_map(Message::Commit),
@@ -212,7 +246,7 @@ proptest! {
     }
 
     #[test]
-    fn p44_any_bytes_are_rejected_or_canonical(kind in prop_oneof![1u8..14, Just(64), any::<u8>()], body in vec(any::<u8>(), 0..400)) {
+    fn p44_any_bytes_are_rejected_or_canonical(kind in prop_oneof![1u8..21, Just(64), any::<u8>()], body in vec(any::<u8>(), 0..400)) {
         check_canonical(kind, &body.into());
     }
 

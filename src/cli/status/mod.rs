@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub use observer::{Asked, Observer};
-pub use report::{PeerStatus, ReplicaStatus, STATES};
+pub use report::{Divergence, PeerStatus, ReplicaStatus, STATES};
 pub use summary::view;
 
 use super::config::Cluster;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// What a replica may be in.
-pub const STATES: &[&str] = &["normal", "forgetful", "diverged", "split", "stopped"];
+pub const STATES: &[&str] = &["normal", "catching", "forgetful", "diverged", "split", "stopped"];
 
 /// What one replica answers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -48,8 +48,12 @@ pub struct ReplicaStatus {
     pub checkpoints: BTreeMap<u64, String>,
     /// Requests that wait for a proposal.
     pub waiting: u64,
-    /// Replicas that the primary waits for.
-    pub waiting_for: Vec<String>,
+    /// The checkpoint whose state it is fetching from others.
+    pub fetching: Option<u64>,
+    /// Pages of others' states that it has fetched.
+    pub fetched_pages: u64,
+    /// What was wrong in its state when it last diverged.
+    pub divergence: Option<Divergence>,
     /// The others, as it sees them.
     pub peers: BTreeMap<String, PeerStatus>,
     /// Datagrams and frames dropped, by reason.
@@ -68,6 +72,22 @@ pub struct ReplicaStatus {
     pub library_bytes: u64,
     /// What an operator should hear of.
     pub notices: Vec<String>,
+}
+
+/// What was wrong in a replica's state when it diverged.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Divergence {
+    /// The checkpoint at which its digest was not the certified one.
+    pub n: u64,
+    /// The pages are those that differed at that checkpoint; otherwise some were only changed after it.
+    pub exact: bool,
+    /// Pages that differed.
+    pub count: u64,
+    /// The first of them, by region.
+    pub pages: BTreeMap<String, Vec<u32>>,
+    /// The certified state has taken their place.
+    pub healed: bool,
 }
 
 /// Another replica, as one sees it.

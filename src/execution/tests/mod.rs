@@ -200,7 +200,13 @@ fn replies(out: Vec<Output>) -> Vec<Reply> {
     out.into_iter()
         .filter_map(|output| match output {
             Output::Reply(reply) => Some(reply),
-            Output::Executed(_) | Output::Unexecuted(_) | Output::Sealed(_) | Output::Stopped { .. } => None,
+            Output::Executed(_)
+            | Output::Unexecuted(_)
+            | Output::Sealed(_)
+            | Output::Halted { .. }
+            | Output::Installed(_)
+            | Output::Unfit(_)
+            | Output::Stopped { .. } => None,
         })
         .collect()
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::replica::transfer::{Divergence, FetchStats};
 use crate::replica::{Foreign, StatusReport};
 use crate::transport::Wake;
 use crate::types::{Digest, SeqNum};
@@ -32,6 +33,14 @@ pub(super) struct Parts {
     pub(super) roots: VecDeque<(SeqNum, Digest)>,
     /// By the checkpoint role.
     pub(super) bad_signatures: Option<u64>,
+    /// By the checkpoint role: requests of peers that fetch a state, dropped.
+    pub(super) requests_dropped: u64,
+    /// By the checkpoint role: what was fetched from others.
+    pub(super) fetched: FetchStats,
+    /// By the checkpoint role: what was wrong here.
+    pub(super) divergence: Option<Divergence>,
+    /// By the checkpoint role: wrong parts of states, by replica.
+    pub(super) wrong_parts: Vec<Vec<(&'static str, u64)>>,
     /// Why the replica can never go on.
     pub(super) stopped: Option<String>,
     answered: Vec<u64>,
@@ -47,6 +56,14 @@ impl Parts {
             let id = usize::from(peer.id.0);
             peer.bad_macs += self.bad_macs.get(id).copied().unwrap_or(0);
             peer.misdeeds.extend(self.misdeeds.get(id).into_iter().flatten());
+        }
+        for peer in &mut report.peers {
+            peer.misdeeds.extend(self.wrong_parts.get(usize::from(peer.id.0)).into_iter().flatten());
+        }
+        if self.bad_signatures.is_some() {
+            report.rejects.push(("fetch_state_quota", self.requests_dropped));
+            report.fetched = self.fetched;
+            report.divergence.clone_from(&self.divergence);
         }
         report.foreign = report.foreign.or(self.foreign);
         report.checkpoints.extend(&self.roots);

@@ -7,8 +7,10 @@
 //!     │ │ └────────────────┘ └──────────────┘ │ ◄─────────────────┘ │ │
 //!     │ └──────────────── Reply ──────────────┘                     │ │
 //!     │                       ▲ ──────── Verified checkpoint ───────┘ │
-//!     └── Claim ──────────────────────────────────────────────────────┘
+//!     └── Claim, FETCH-STATE, STATE ──────────────────────────────────┘
 //! ```
+//! The checkpoint role also sends to the network role (parts of states, questions for them), and to agreement what comes
+//! of a transfer; the fetched state goes from there to execution, in order with the commands.
 //! Why nothing can get stuck: a role whose outlet is clogged takes no new *work* (datagrams, inbound messages, commands),
 //! but always takes *results* of work done before (what agreement says, replies, Done, checkpoints, pages that come back),
 //! and the network role can always get rid of those. So results drain, so work drains.
@@ -25,6 +27,7 @@ use crate::auth::{Keyring, Verified};
 use crate::execution::{Command, Executor, Output, Reply, Service};
 use crate::limits::BATCH_REQUESTS_MAX;
 use crate::protocol::{Action, Agreement, Event, Mode, Notice, Peer as AgreementPeer};
+use crate::replica::transfer::FetchStats;
 use crate::replica::{Checkpointer, Finding, Inbound, Network, PeerReport, StatusReport, Task, stopped_text};
 use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
 use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
@@ -64,6 +67,21 @@ enum Said {
     ToAll(Message),
     /// The state has diverged: no replies from now on (P25).
     Mute,
+}
+
+/// What execution tells the network role.
+enum Answer {
+    Reply(Reply),
+    /// The state was replaced by a certified one: what follows may be sent.
+    Fresh,
+}
+
+/// What the checkpoint role tells agreement.
+enum Found {
+    Checkpoint(Verified<SignedCheckpoint>),
+    Fetched,
+    Absent(SeqNum),
+    Complete(SeqNum, [Vec<Arc<Page>>; 2]),
 }
 
 /// What execution tells agreement.
@@ -116,7 +134,8 @@ struct Front {
     to_agreement: Outlet<Inbound>,
     to_checkpoint: Outlet<Task>,
     said: Inlet<Said>,
-    replies: Inlet<Reply>,
+    transfers: Inlet<(ReplicaId, Message)>,
+    replies: Inlet<Answer>,
     inbound: Vec<Inbound>,
     closed: Rc<Cell<bool>>,
     muted: bool,
@@ -152,10 +171,15 @@ impl Front {
         }
         for _ in 0..REPLIES {
             match self.replies.pop() {
-                Some(reply) if !self.muted => self.network.reply(reply),
-                Some(_) => {}
+                Some(Answer::Reply(reply)) if !self.muted => self.network.reply(reply),
+                Some(Answer::Reply(_)) => {}
+                Some(Answer::Fresh) => self.muted = false,
                 None => break,
             }
+        }
+        for _ in 0..TASKS {
+            let Some((to, message)) = self.transfers.pop() else { break };
+            self.network.send(to, message);
         }
     }
 }
@@ -168,6 +192,7 @@ impl Machine for Front {
         for item in self.inbound.drain(..) {
             match item {
                 Inbound::Checkpoint(claim) => self.to_checkpoint.push(Task::Claim(claim)),
+                Inbound::Transfer(message) => self.to_checkpoint.push(Task::Message(message)),
                 Inbound::Message(_)
                 | Inbound::PrePrepare(..)
                 | Inbound::Request { .. }
@@ -188,7 +213,7 @@ impl Machine for Front {
     }
 
     fn deadline(&self) -> Time {
-        if self.closed.get() || !self.said.is_empty() || !self.replies.is_empty() {
+        if self.closed.get() || !self.said.is_empty() || !self.replies.is_empty() || !self.transfers.is_empty() {
             return Time(0);
         }
         let Some(agreement) = &self.agreement else { return self.network.deadline() };
@@ -206,7 +231,7 @@ struct AgreementRole {
     size: ClusterSize,
     inbound: Inlet<Inbound>,
     done: Inlet<Done>,
-    checkpoints: Inlet<Verified<SignedCheckpoint>>,
+    checkpoints: Inlet<Found>,
     to_network: Outlet<Said>,
     to_execution: Outlet<Command>,
     muted: bool,
@@ -243,7 +268,7 @@ impl AgreementRole {
             }
             Inbound::Query(pack) => Event::Query(pack),
             Inbound::Body(pack) => Event::Body { pack, authentic: false },
-            Inbound::Checkpoint(_) => unreachable!("claims go to the checkpoint role"),
+            Inbound::Checkpoint(_) | Inbound::Transfer(_) => unreachable!("goes to the checkpoint role"),
         };
         self.agreement.handle(now, event);
     }
@@ -260,6 +285,9 @@ impl AgreementRole {
                 Action::Commit(n) => self.to_execution.push(Command::Commit(n)),
                 Action::Rollback(n) => self.to_execution.push(Command::Rollback(n)),
                 Action::Query { pack, after } => self.to_execution.push(Command::Query { pack, after, view }),
+                Action::Transfer { n, root, diverged } => {
+                    self.to_execution.push(Command::Halt { n, root, diverged });
+                }
                 // Memory mode: nothing survives a crash, so there is nothing to wait for.
                 Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
                 Action::Stable { .. } => {}
@@ -271,9 +299,11 @@ impl AgreementRole {
                 }
             }
         }
-        if self.agreement.mode() == Mode::Diverged && !std::mem::replace(&mut self.muted, true) {
+        let diverged = self.agreement.mode() == Mode::Diverged;
+        if diverged && !self.muted {
             self.to_network.push(Said::Mute);
         }
+        self.muted = diverged;
     }
 
     fn report(&self) -> StatusReport {
@@ -298,7 +328,9 @@ impl AgreementRole {
             stable: agreement.last_stable(),
             checkpoints: Vec::new(),
             waiting: agreement.waiting(),
-            waiting_for: agreement.waiting_for(),
+            transferring: agreement.transfer_target(),
+            fetched: FetchStats::default(),
+            divergence: None,
             peers: agreement.peers().map(peer).collect(),
             rejects: Vec::new(),
             foreign: None,
@@ -322,8 +354,18 @@ impl Role for AgreementRole {
             self.pump(now);
             turn = Turn::Busy;
         }
-        while let Some(checkpoint) = self.checkpoints.pop() {
-            self.agreement.handle(now, Event::Checkpoint(checkpoint));
+        while let Some(found) = self.checkpoints.pop() {
+            let event = match found {
+                Found::Checkpoint(checkpoint) => Event::Checkpoint(checkpoint),
+                Found::Fetched => Event::Fetched,
+                Found::Absent(n) => Event::Absent(n),
+                Found::Complete(n, pages) => {
+                    // What agreement has executed from here on is executed on these pages.
+                    self.to_execution.push(Command::Install { n, pages });
+                    Event::Transferred(n)
+                }
+            };
+            self.agreement.handle(now, event);
             self.pump(now);
             turn = Turn::Busy;
         }
@@ -358,7 +400,7 @@ struct ExecutionRole<S: Service> {
     executor: Executor<S>,
     commands: Inlet<Command>,
     returned: Inlet<Returned>,
-    to_network: Outlet<Reply>,
+    to_network: Outlet<Answer>,
     to_agreement: Outlet<Done>,
     to_checkpoint: Outlet<Task>,
     outputs: Vec<Output>,
@@ -389,12 +431,20 @@ impl<S: Service> ExecutionRole<S> {
     fn emit(&mut self) {
         for output in self.outputs.drain(..) {
             match output {
-                Output::Reply(reply) => self.to_network.push(reply),
+                Output::Reply(reply) => self.to_network.push(Answer::Reply(reply)),
                 Output::Executed(n) => self.to_agreement.push(Done::Executed(n)),
                 Output::Unexecuted(pack) => self.to_agreement.push(Done::Unexecuted(pack)),
                 Output::Sealed(sealed) => {
                     self.sealed += 1;
                     self.to_checkpoint.push(Task::Sealed(sealed));
+                }
+                Output::Halted { n, root, diverged } => {
+                    self.to_checkpoint.push(Task::Transfer { n, root, diverged });
+                }
+                Output::Installed(_) => self.to_network.push(Answer::Fresh),
+                Output::Unfit(text) => {
+                    self.answering.for_good(|parts| parts.stopped = Some(text));
+                    self.stop.stop();
                 }
                 Output::Stopped { position, message } => {
                     let text = stopped_text(position, &message);
@@ -451,9 +501,11 @@ struct CheckpointRole {
     checkpointer: Checkpointer,
     sealed: Inlet<Task>,
     claims: Inlet<Task>,
-    to_agreement: Outlet<Verified<SignedCheckpoint>>,
+    to_agreement: Outlet<Found>,
+    to_network: Outlet<(ReplicaId, Message)>,
     to_execution: Outlet<Returned>,
     found: Vec<Finding>,
+    size: ClusterSize,
     roots: VecDeque<(SeqNum, Digest)>,
     digested: Arc<AtomicU64>,
     answering: Answering,
@@ -463,15 +515,26 @@ impl CheckpointRole {
     fn account(&self, parts: &mut Parts) {
         parts.roots.clone_from(&self.roots);
         parts.bad_signatures = Some(self.checkpointer.bad_signatures());
+        parts.requests_dropped = self.checkpointer.requests_dropped();
+        parts.fetched = self.checkpointer.fetched();
+        parts.divergence = self.checkpointer.divergence().cloned();
+        parts.wrong_parts = self.size.replicas().map(|id| self.checkpointer.misdeeds(id).collect()).collect();
     }
 
     fn is_clogged(&self) -> bool {
-        self.to_agreement.is_clogged() || self.to_execution.is_clogged()
+        self.to_agreement.is_clogged() || self.to_execution.is_clogged() || self.to_network.is_clogged()
+    }
+
+    fn note_root(&mut self, n: SeqNum, root: Digest) {
+        if self.roots.len() == KEPT {
+            self.roots.pop_front();
+        }
+        self.roots.push_back((n, root));
     }
 }
 
 impl Role for CheckpointRole {
-    fn turn(&mut self, _: Time) -> Turn {
+    fn turn(&mut self, now: Time) -> Turn {
         let mut turn = Turn::Idle;
         for inlet in [&mut self.sealed, &mut self.claims] {
             while let Some(task) = inlet.pop() {
@@ -479,29 +542,38 @@ impl Role for CheckpointRole {
                 turn = Turn::Busy;
             }
         }
-        if !self.is_clogged() && !self.checkpointer.is_idle() {
-            self.checkpointer.step(PAGES_MAX, &mut self.found);
+        if !self.is_clogged() && (!self.checkpointer.is_idle() || self.checkpointer.deadline() <= now) {
+            self.checkpointer.step(now, PAGES_MAX, &mut self.found);
             turn = Turn::Busy;
         }
-        for finding in self.found.drain(..) {
+        for finding in std::mem::take(&mut self.found) {
             match finding {
-                Finding::Checkpoint(checkpoint) => self.to_agreement.push(checkpoint),
+                Finding::Checkpoint(checkpoint) => self.to_agreement.push(Found::Checkpoint(checkpoint)),
                 Finding::Root(n, root) => {
-                    if self.roots.len() == KEPT {
-                        self.roots.pop_front();
-                    }
-                    self.roots.push_back((n, root));
+                    self.note_root(n, root);
                     self.digested.fetch_add(1, Ordering::Release);
                     // It may wait for this, whether pages come with it or not.
                     self.to_execution.push(Vec::new());
                 }
                 Finding::Done(pages) => self.to_execution.push(pages),
+                Finding::Send(to, message) => self.to_network.push((to, message)),
+                Finding::Fetched => self.to_agreement.push(Found::Fetched),
+                Finding::Absent(n) => self.to_agreement.push(Found::Absent(n)),
+                Finding::Complete { n, root, pages } => {
+                    self.note_root(n, root);
+                    self.to_agreement.push(Found::Complete(n, pages));
+                }
             }
         }
         self.to_agreement.flush();
         self.to_execution.flush();
+        self.to_network.flush();
         self.answering.if_asked(|parts| self.account(parts));
         if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
+    }
+
+    fn deadline(&self) -> Time {
+        self.checkpointer.deadline()
     }
 }
 
@@ -521,8 +593,8 @@ pub(super) fn start<S: Service, T: Transport>(
     let window = usize::try_from(config.protocol.log_window).unwrap_or(usize::MAX).min(1 << 20);
     let mut protocol = config.protocol;
     protocol.check = S::check;
+    let checkpointer = Checkpointer::new(keys.signer(), &protocol, config.kept_pages_max, clock.now());
     let agreement = Agreement::new(protocol, clock.now()).map_err(inconsistent)?;
-    let checkpointer = Checkpointer::new(keys.signer());
     let network = Network::new(config.network, keys, size).map_err(inconsistent)?;
     let executor = Executor::new(service, config.execution).map_err(inconsistent)?;
 
@@ -544,6 +616,7 @@ pub(super) fn start<S: Service, T: Transport>(
     // A batch is executed and committed; the log holds no more than a window of them.
     let (to_execution, commands) = ring(2 * window + QUERIES, execution_bell.clone());
     let (execution_to_agreement, done) = ring(DONE, agreement_bell.clone());
+    let (checkpoint_to_network, transfers) = ring(TASKS, waker.clone());
     let (execution_to_network, replies) = ring(REPLIES, waker);
     let (execution_to_checkpoint, sealed) = ring(TASKS, checkpoint_bell.clone());
     let (network_to_checkpoint, claims) = ring(TASKS, checkpoint_bell.clone());
@@ -585,8 +658,10 @@ pub(super) fn start<S: Service, T: Transport>(
         sealed,
         claims,
         to_agreement: checkpoint_to_agreement,
+        to_network: checkpoint_to_network,
         to_execution: checkpoint_to_execution,
         found: Vec::new(),
+        size,
         roots: VecDeque::new(),
         digested,
         answering: answering(3),
@@ -636,6 +711,7 @@ pub(super) fn start<S: Service, T: Transport>(
             to_agreement,
             to_checkpoint: network_to_checkpoint,
             said,
+            transfers,
             replies,
             inbound: Vec::new(),
             closed,

@@ -1,0 +1,151 @@
+//! When the state is fetched, and what follows (P24, P25, P38, P39).
+
+use super::*;
+
+impl One {
+    /// q others sign `root` at `n`.
+    fn certified(&mut self, n: u64, root: u8) -> &mut One {
+        self.checkpoint(0, n, root).checkpoint(2, n, root).checkpoint(3, n, root)
+    }
+
+    fn transferred(&mut self, n: u64) -> &mut One {
+        self.event(Event::Transferred(SeqNum(n)))
+    }
+}
+
+#[test]
+fn p24_no_laggard_stops_the_primary() {
+    let mut primary = One::with(0, |c| c.log_window = 3 * K);
+    for t in 1..=3 * K {
+        primary.message(3, Message::Status(Status { wants: false, ..status(0, 0) }));
+        primary.request(pack(1, t, 8));
+        let n = primary.core.last_proposed.0;
+        let d = primary.core.log.get(SeqNum(n)).unwrap().pre_prepare.unwrap().1;
+        for backup in [1, 2] {
+            primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
+        }
+    }
+    assert_eq!(primary.core.last_proposed, SeqNum(3 * K), "replica 3 is at 0, and fetches what it lacks");
+}
+
+#[test]
+fn p24_what_others_certified_is_executed_if_the_log_still_has_it() {
+    let mut backup = One::new(1);
+    backup.certified(K, 7);
+    for n in 1..=K {
+        backup.pass(Duration::from_millis(60));
+        backup.agree(n);
+    }
+    assert!(backup.transfers.is_empty(), "it moved all the time");
+    backup.checkpoint(1, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+}
+
+#[test]
+fn p24_p38_a_replica_that_stands_still_below_a_certified_state_fetches_it() {
+    let mut backup = One::new(1);
+    backup.agree(1);
+    backup.certified(2 * K, 7);
+    backup.pass(Duration::from_millis(90));
+    assert!(backup.transfers.is_empty(), "first it asks for what it lacks");
+    assert!(backup.sent.iter().any(|(_, m)| matches!(m, Message::Status(s) if s.wants)));
+    backup.pass(Duration::from_millis(20));
+    assert_eq!(backup.transfers, [(2 * K, false)]);
+    backup.took();
+
+    backup.event(Event::Query(from_client(pack(5, 1, 4))));
+    assert!(backup.queries.is_empty(), "a transferring replica answers no query (P18)");
+    let d = backup.agree(2 * K + 1);
+    assert!(backup.took().contains(&Message::Prepare(vote(2 * K + 1, d))), "it still votes");
+    assert_eq!(backup.did.last(), Some(&Did::Committed(1)), "and executes nothing");
+
+    backup.transferred(2 * K);
+    assert_eq!((backup.core.last_stable(), backup.core.counters().transfers), (SeqNum(2 * K), 1));
+    assert_eq!(backup.did.last(), Some(&Did::Committed(2 * K + 1)), "what was committed above goes on top");
+    assert_eq!(backup.core.stable_proof().len(), 3);
+    assert!(!backup.did.iter().any(|did| matches!(did, Did::Committed(n) if (2..=2 * K).contains(n))), "P39");
+}
+
+#[test]
+fn p38_beyond_the_window_it_hardly_waits_and_what_is_tentative_is_rolled_back() {
+    let mut backup = One::new(1);
+    let p = pre_prepare(0, 1, 1, &[pack(9, 1, 8)]);
+    backup.pre_prepare(0, &p, true).message(2, Message::Prepare(vote(1, p.digest())));
+    assert_eq!(backup.did, [Did::Tentative(1)]);
+    // Far above: the votes of each replica for its latest few are kept.
+    for n in (4..40).map(|i| i * K) {
+        backup.certified(n, 7);
+    }
+    backup.pass(Duration::from_millis(21));
+    assert_eq!(backup.did, [Did::Tentative(1), Did::Rollback(1)]);
+    assert_eq!(backup.transfers, [(39 * K, false)], "the newest");
+    assert!(backup.core.checkpoints.len() <= 3 + 4);
+    backup.transferred(39 * K);
+    assert_eq!((backup.core.last_executed(), backup.core.last_stable()), (SeqNum(39 * K), SeqNum(39 * K)));
+    backup.agree(39 * K + 1);
+    assert_eq!(backup.did.last(), Some(&Did::Committed(39 * K + 1)));
+}
+
+#[test]
+fn p38_votes_for_checkpoints_far_above_are_bounded_for_each_replica() {
+    let mut backup = One::new(1);
+    for n in 10..10_000 {
+        backup.checkpoint(3, n * K, 7);
+    }
+    assert!(backup.core.checkpoints.len() <= 4);
+    backup.checkpoint(3, 20 * K, 7);
+    assert!(backup.core.checkpoints.len() <= 4, "an old one finds no room");
+    assert!(backup.transfers.is_empty());
+}
+
+#[test]
+fn p38_the_target_moves_when_nobody_has_it_any_more() {
+    let mut backup = One::new(1);
+    backup.certified(2 * K, 7).pass(Duration::from_millis(101));
+    assert_eq!(backup.transfers, [(2 * K, false)]);
+    backup.event(Event::Absent(SeqNum(2 * K)));
+    assert_eq!(backup.transfers.len(), 1, "there is no other yet");
+    backup.certified(5 * K, 8);
+    assert_eq!(backup.transfers.len(), 1, "it is still served, as far as we know");
+    backup.event(Event::Absent(SeqNum(2 * K)));
+    assert_eq!(backup.transfers.last(), Some(&(5 * K, false)));
+    backup.transferred(2 * K);
+    assert!(backup.core.is_transferring(), "what is not asked for any more does not count");
+    backup.transferred(5 * K);
+    assert_eq!((backup.core.is_transferring(), backup.core.last_stable()), (false, SeqNum(5 * K)));
+}
+
+#[test]
+fn p25_a_diverged_replica_fetches_the_certified_state_and_executes_again_from_there() {
+    let mut backup = One::new(1);
+    for n in 1..=K + 2 {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 1).certified(K, 7);
+    assert_eq!((backup.core.mode(), backup.transfers.as_slice()), (Mode::Diverged, &[(K, true)][..]));
+    backup.took();
+    backup.did.clear();
+    backup.checkpoint(1, 2 * K, 1);
+    assert!(backup.took().is_empty(), "it says nothing of a state that is wrong");
+    backup.transferred(K);
+    assert_eq!(backup.core.mode(), Mode::Normal);
+    assert_eq!((backup.core.counters().healed, backup.core.last_stable()), (1, SeqNum(K)));
+    assert_eq!(backup.did, [Did::Committed(K + 1), Did::Committed(K + 2)]);
+    for n in K + 3..=2 * K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, 2 * K, 9).checkpoint(0, 2 * K, 9).checkpoint(3, 2 * K, 9);
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K), "and agrees with the others again");
+}
+
+#[test]
+fn p25_a_split_replica_keeps_its_state() {
+    let mut backup = One::new(1);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 1).checkpoint(0, K, 2).checkpoint(2, K, 3);
+    assert_eq!(backup.core.mode(), Mode::Split);
+    backup.certified(2 * K, 7).pass(Duration::from_secs(1));
+    assert!(backup.transfers.is_empty());
+}
