@@ -170,6 +170,8 @@ pub enum Domain {
     State = 9,
     /// The body of a frame above `FRAME_INLINE_MAX`, which enters its envelope's digest by this digest.
     Body = 10,
+    /// A replica's new key.
+    NewKey = 20,
 }
 
 impl Digest {

@@ -116,7 +116,7 @@ fn too_many_silent_replicas_are_a_standstill_with_a_full_report() {
     let failure = Simulation::new(42, config, || Tally, tokens).run().unwrap_err();
     assert!(matches!(failure.wrong, Wrong::Stuck { .. }), "{failure}");
     let text = failure.to_string();
-    for part in ["seed 42", "c0: ", "r0: v0", "Silence(ReplicaId(2))", "request s", "CASTRA_SIM_SEED=42"] {
+    for part in ["seed 42", "c0: ", "r0: v0", "Silence(ReplicaId(2))", "pre-prepare v0 n", "CASTRA_SIM_SEED=42"] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
 }

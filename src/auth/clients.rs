@@ -6,8 +6,8 @@ use std::collections::btree_map::Entry;
 use ed25519_dalek::VerifyingKey;
 use zeroize::Zeroizing;
 
-use super::keyring::{Derivation, Pair};
-use super::{Identity, Principal, PublicIdentity, Reject};
+use super::derivation::{Derivation, End, Pair};
+use super::{Principal, PublicIdentity, Reject};
 use crate::types::{ClientId, EndpointId};
 
 /// What a client may do.
@@ -64,7 +64,15 @@ struct Client {
     verifying: VerifyingKey,
     rights: Rights,
     shared: Zeroizing<[u8; 32]>,
-    endpoints: BTreeMap<EndpointId, (Pair, u64)>,
+    endpoints: BTreeMap<EndpointId, Endpoint>,
+    used: u64,
+}
+
+#[derive(Clone)]
+struct Endpoint {
+    pair: Pair,
+    /// It has MACed something for this key of ours: it knows which key that is. One that has only signed may not.
+    proved: bool,
     used: u64,
 }
 
@@ -75,8 +83,8 @@ impl std::fmt::Debug for Client {
 }
 
 impl Client {
-    fn new(identity: &Identity, public: &PublicIdentity, rights: Rights) -> Result<Client, Reject> {
-        let (verifying, shared) = (public.verifying_key()?, identity.agree(public)?);
+    fn new(derivation: &Derivation, public: &PublicIdentity, rights: Rights) -> Result<Client, Reject> {
+        let (verifying, shared) = (public.verifying_key()?, derivation.agree_with(public)?);
         Ok(Client { verifying, rights, shared, endpoints: BTreeMap::new(), used: 0 })
     }
 }
@@ -99,7 +107,7 @@ impl ClientTable {
             Entry::Vacant(vacant) => {
                 let Clients::Listed(listed) = clients else { return Err(Reject::UnknownClient) };
                 let (public, rights) = listed.get(&id).ok_or(Reject::UnknownClient)?;
-                vacant.insert(Client::new(&derivation.identity, public, *rights)?)
+                vacant.insert(Client::new(derivation, public, *rights)?)
             }
         };
         client.used = self.clock;
@@ -123,17 +131,42 @@ impl ClientTable {
         endpoint: EndpointId,
         check: impl FnOnce(&Pair, Rights) -> Result<(), Reject>,
     ) -> Result<(), Reject> {
+        self.enter(derivation, clients, id, endpoint, true, check)
+    }
+
+    fn enter(
+        &mut self,
+        derivation: &Derivation,
+        clients: &Clients,
+        id: ClientId,
+        endpoint: EndpointId,
+        proves: bool,
+        check: impl FnOnce(&Pair, Rights) -> Result<(), Reject>,
+    ) -> Result<(), Reject> {
         let client = self.client(derivation, clients, id)?;
         let (rights, clock) = (client.rights, client.used);
-        if let Some((pair, used)) = client.endpoints.get_mut(&endpoint) {
-            *used = clock;
-            return check(pair, rights);
+        if let Some(known) = client.endpoints.get_mut(&endpoint) {
+            known.used = clock;
+            check(&known.pair, rights)?;
+            known.proved |= proves;
+            return Ok(());
         }
-        let pair = derivation.pair(&client.shared, Principal::Client(id, endpoint));
+        let pair = derivation.pair(&client.shared, End::first(Principal::Client(id, endpoint)));
         check(&pair, rights)?;
-        make_room(&mut client.endpoints, ENDPOINTS_MAX, |(_, used)| *used);
-        client.endpoints.insert(endpoint, (pair, clock));
+        make_room(&mut client.endpoints, ENDPOINTS_MAX, |known| known.used);
+        client.endpoints.insert(endpoint, Endpoint { pair, proved: proves, used: clock });
         Ok(())
+    }
+
+    /// Whether this endpoint has shown that it knows our key.
+    pub(super) fn has_proved(&self, id: ClientId, endpoint: EndpointId) -> bool {
+        let known = self.clients.get(&id).and_then(|client| client.endpoints.get(&endpoint));
+        known.is_some_and(|known| known.proved)
+    }
+
+    /// Forgets what was derived from an earlier key of ours.
+    pub(super) fn clear(&mut self) {
+        self.clients.clear();
     }
 
     /// Checks a signature by the client whose identity a pack names. An open cluster learns identities here.
@@ -161,7 +194,7 @@ impl ClientTable {
             }
             Clients::Open => {
                 check(&public.verifying_key()?, Rights::READ_WRITE)?;
-                let client = Client::new(&derivation.identity, public, Rights::READ_WRITE)?;
+                let client = Client::new(derivation, public, Rights::READ_WRITE)?;
                 make_room(&mut self.clients, CLIENTS_OPEN_MAX, |client| client.used);
                 self.clock += 1;
                 self.clients.insert(id, Client { used: self.clock, ..client });
@@ -172,13 +205,13 @@ impl ClientTable {
 
     /// The keys of an endpoint that has proved itself.
     pub(super) fn pair(&self, id: ClientId, endpoint: EndpointId) -> Option<&Pair> {
-        self.clients.get(&id)?.endpoints.get(&endpoint).map(|(pair, _)| pair)
+        self.clients.get(&id)?.endpoints.get(&endpoint).map(|known| &known.pair)
     }
 
     /// Derives the keys of an endpoint that proved itself by a signature.
     pub(super) fn learn(&mut self, derivation: &Derivation, clients: &Clients, id: ClientId, endpoint: EndpointId) {
         // A client that just proved itself is known; there is nothing more to check.
-        let known = self.check(derivation, clients, id, endpoint, |_, _| Ok(()));
+        let known = self.enter(derivation, clients, id, endpoint, false, |_, _| Ok(()));
         debug_assert!(known.is_ok());
     }
 

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use ed25519_dalek::VerifyingKey;
-use hkdf::Hkdf;
-use sha2::Sha256;
-use zeroize::Zeroizing;
 
 use super::clients::ClientTable;
+use super::derivation::{Derivation, End, FreshKey, KEY_GRACE, Pair};
 use super::mac::{MacKey, Tag};
 use super::signatures::Signatures;
 use super::signer::{self, statement};
@@ -16,10 +14,10 @@ use super::{
     Clients, Envelope, Identity, Opened, Principal, PublicIdentity, Reject, Replies, Rights, Signer, Verified,
 };
 use crate::limits;
-use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, ReplicaId};
+use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, ReplicaId, Time};
 use crate::wire::frame::{self, Messages};
-use crate::wire::header::{self, Parts, VERSION, cluster_tag};
-use crate::wire::{FragmentHeader, Header, Kind, Malformed, Pack, Proof, ProofKind};
+use crate::wire::header::{self, Parts, cluster_tag};
+use crate::wire::{FragmentHeader, Header, Kind, Malformed, NewKey, Pack, Proof, ProofKind};
 
 /// How envelopes and packs are proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -92,62 +90,51 @@ impl ClusterKeys {
     }
 }
 
-/// The keys of one pair, one for each direction.
-#[derive(Clone)]
-pub(super) struct Pair {
-    pub(super) send: MacKey,
-    pub(super) receive: MacKey,
-}
-
-/// What every key of this process is derived from (P40).
-#[derive(Clone, Debug)]
-pub(super) struct Derivation {
-    pub(super) identity: Identity,
-    me: Principal,
-    cluster: Digest,
-    instance: u64,
-}
-
-impl Derivation {
-    /// HKDF-SHA256 of the shared secret; info: version, cluster, instance, sender, receiver, their epochs, their boots,
-    /// client endpoint. The order of sender and receiver is the direction.
-    fn key(&self, shared: &[u8; 32], sender: Principal, receiver: Principal) -> MacKey {
-        let mut info = Vec::with_capacity(128);
-        info.extend_from_slice(b"castra pair");
-        info.push(VERSION);
-        info.extend_from_slice(&self.cluster.0);
-        info.extend_from_slice(&self.instance.to_le_bytes());
-        let mut endpoint = 0;
-        for principal in [sender, receiver] {
-            let (role, id) = match principal {
-                Principal::Replica(id) => (1, u64::from(id.0)),
-                Principal::Client(id, e) => {
-                    endpoint = e.0;
-                    (2, id.0)
-                }
-            };
-            info.push(role);
-            info.extend_from_slice(&id.to_le_bytes());
-        }
-        let (epochs, boots) = ([0u32; 2], [0u64; 2]);
-        info.extend(epochs.iter().flat_map(|epoch| epoch.to_le_bytes()));
-        info.extend(boots.iter().flat_map(|boot| boot.to_le_bytes()));
-        info.extend_from_slice(&endpoint.to_le_bytes());
-        let mut key = Zeroizing::new([0; 16]);
-        Hkdf::<Sha256>::new(None, shared).expand(&info, &mut *key).expect("16 bytes are a valid length");
-        MacKey::new(&key)
-    }
-
-    pub(super) fn pair(&self, shared: &[u8; 32], other: Principal) -> Pair {
-        Pair { send: self.key(shared, self.me, other), receive: self.key(shared, other, self.me) }
-    }
-}
-
 #[derive(Clone)]
 pub(super) struct ReplicaKeys {
     verifying: VerifyingKey,
+    end: End,
+    /// Of its last NEW-KEY.
+    counter: u64,
     /// `None`: ourselves.
     pub(super) pair: Option<Pair>,
+    previous: Option<Previous>,
+}
+
+/// A replica's key before the last, in its grace.
+#[derive(Clone)]
+struct Previous {
+    epoch: u32,
+    receive: MacKey,
+    until: Time,
+}
+
+impl ReplicaKeys {
+    /// The key for what it sends under `epoch`, if that is one to be used.
+    fn receive(&self, epoch: u32) -> Option<&MacKey> {
+        if epoch == self.end.epoch {
+            return self.pair.as_ref().map(|pair| &pair.receive);
+        }
+        self.previous.as_ref().filter(|previous| previous.epoch == epoch).map(|previous| &previous.receive)
+    }
+
+    /// Whether `key` is above the last. Every part of it rises.
+    fn precedes(&self, key: &NewKey) -> bool {
+        key.counter > self.counter && key.epoch > self.end.epoch && key.boot >= self.end.boot
+    }
+
+    fn is_last(&self, key: &NewKey) -> bool {
+        (key.counter, key.epoch, key.boot) == (self.counter, self.end.epoch, self.end.boot)
+    }
+}
+
+/// What came of a NEW-KEY.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Learned {
+    /// The replica has this key from now on.
+    News,
+    /// It was known.
+    Known,
 }
 
 /// All keys of a replica or a client endpoint. Every network core has a copy of its own.
@@ -159,6 +146,10 @@ pub struct Keyring {
     pub(super) tag: u64,
     pub(super) keys: Arc<ClusterKeys>,
     pub(super) derivation: Derivation,
+    /// Our own NEW-KEY and its encoding, once this process has a key of its own.
+    pub(super) announced: Option<(NewKey, Bytes)>,
+    /// When the grace of a replica's key before the last ends first.
+    grace_ends: Time,
     pub(super) replicas: Vec<ReplicaKeys>,
     pub(super) clients: ClientTable,
     signatures: Signatures,
@@ -202,32 +193,142 @@ impl Keyring {
     }
 
     fn new(me: Principal, identity: &Identity, keys: Arc<ClusterKeys>, mode: AuthMode) -> Result<Keyring, KeyError> {
-        let (cluster, instance) = (keys.cluster, keys.instance);
-        let derivation = Derivation { identity: identity.clone(), me, cluster, instance };
+        let derivation = Derivation::new(me, identity, keys.cluster, keys.instance);
         let size = keys.size()?;
         let mut replicas = Vec::with_capacity(size.n());
         for (id, verifying) in size.replicas().zip(keys.check()?) {
-            let other = Principal::Replica(id);
-            let pair = if other == me {
-                None
-            } else {
-                let shared = identity.agree(&keys.replicas[usize::from(id.0)]).map_err(|_| KeyError::Unusable(id))?;
-                Some(derivation.pair(&shared, other))
-            };
-            replicas.push(ReplicaKeys { verifying, pair });
+            let end = End::first(Principal::Replica(id));
+            replicas.push(ReplicaKeys { verifying, end, counter: 0, pair: None, previous: None });
         }
-        let tag = cluster_tag(&cluster);
-        Ok(Keyring {
+        let tag = cluster_tag(&keys.cluster);
+        let mut keyring = Keyring {
             me,
             mode,
             size,
             tag,
             keys,
             derivation,
+            announced: None,
+            grace_ends: Time::NEVER,
             replicas,
             clients: ClientTable::default(),
             signatures: Signatures::default(),
-        })
+        };
+        keyring.derive()?;
+        Ok(keyring)
+    }
+
+    /// The keys of all pairs of replicas, each under its identity's key.
+    fn derive(&mut self) -> Result<(), KeyError> {
+        for (id, keys) in self.size.replicas().zip(&mut self.replicas) {
+            keys.end = End::first(Principal::Replica(id));
+            (keys.counter, keys.previous) = (0, None);
+            if keys.end.principal != self.me {
+                let public = &self.keys.replicas[usize::from(id.0)];
+                let shared = self.derivation.agree_with(public).map_err(|_| KeyError::Unusable(id))?;
+                keys.pair = Some(self.derivation.pair(&shared, keys.end));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts with a key of this process's own (P40), before anything was sent. Others must be told, by
+    /// [`Self::seal_new_key`]; what they say is to be [learnt](Self::learn).
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    ///
+    /// # Panics
+    /// If this is a client's keyring: endpoints have fresh keys by their random ids.
+    pub fn begin(&mut self, fresh: &FreshKey) -> Result<(), KeyError> {
+        let Principal::Replica(replica) = self.me else { panic!("client endpoints announce no keys") };
+        let exchange = self.derivation.begin(fresh);
+        let (epoch, boot, counter) = (fresh.epoch, fresh.boot, u64::from(fresh.epoch));
+        let mut key = NewKey { replica, epoch, boot, counter, exchange, signature: [0; 64] };
+        let signed = statement(&self.keys, Domain::NewKey, &key.digest());
+        key.signature = self.derivation.identity.sign(&signed);
+        self.announced = Some((key, key.encode()));
+        self.clients.clear();
+        self.derive()
+    }
+
+    /// Takes a replica's new key, if it is signed and above the last (P40). What is under way under the key before
+    /// stays good for [`KEY_GRACE`](super::KEY_GRACE), unless it is of an earlier boot: of those a replica takes nothing
+    /// any more (P42 a). A client does: what the earlier boot executed, it executed.
+    ///
+    /// # Errors
+    /// [`Reject`]; nothing has changed.
+    pub fn learn(&mut self, now: Time, key: &NewKey) -> Result<Learned, Reject> {
+        let id = key.replica;
+        let keys = self.replicas.get(usize::from(id.0)).filter(|keys| keys.pair.is_some());
+        let keys = keys.ok_or(Reject::UnknownReplica(id))?;
+        if keys.is_last(key) {
+            return Ok(Learned::Known);
+        }
+        if !keys.precedes(key) {
+            return Err(Reject::StaleKey);
+        }
+        signer::verify(&keys.verifying, &statement(&self.keys, Domain::NewKey, &key.digest()), &key.signature)?;
+        let shared = self.derivation.agree(&key.exchange)?;
+        let end = End { principal: Principal::Replica(id), epoch: key.epoch, boot: key.boot };
+        let pair = self.derivation.pair(&shared, end);
+        let keys = &mut self.replicas[usize::from(id.0)];
+        let (before, old) = (keys.end, keys.pair.replace(pair));
+        let graceful = before.boot == end.boot || matches!(self.me, Principal::Client(..));
+        (keys.end, keys.counter) = (end, key.counter);
+        keys.previous = old.filter(|_| graceful).map(|old| {
+            let until = now + KEY_GRACE;
+            self.grace_ends = self.grace_ends.min(until);
+            Previous { epoch: before.epoch, receive: old.receive, until }
+        });
+        Ok(Learned::News)
+    }
+
+    /// Whether [`Self::learn`] would have to check a signature.
+    pub fn is_news(&self, key: &NewKey) -> bool {
+        self.replicas.get(usize::from(key.replica.0)).is_some_and(|keys| keys.precedes(key))
+    }
+
+    /// Ends the grace of keys whose time is up. Costs a comparison if there is none.
+    pub fn expire(&mut self, now: Time) {
+        if now < self.grace_ends {
+            return;
+        }
+        self.grace_ends = Time::NEVER;
+        for keys in &mut self.replicas {
+            keys.previous.take_if(|previous| previous.until <= now);
+            if let Some(previous) = &keys.previous {
+                self.grace_ends = self.grace_ends.min(previous.until);
+            }
+        }
+    }
+
+    /// What this process's key is called; 0 if it is its identity's.
+    pub fn epoch(&self) -> u32 {
+        self.derivation.me.epoch
+    }
+
+    /// Which start of this replica it is; 0 if it has not begun.
+    pub fn boot(&self) -> u64 {
+        self.derivation.me.boot
+    }
+
+    /// What the last known key of a replica is called.
+    pub fn epoch_of(&self, id: ReplicaId) -> u32 {
+        self.replicas.get(usize::from(id.0)).map_or(0, |keys| keys.end.epoch)
+    }
+
+    /// The replica's last known start.
+    pub fn boot_of(&self, id: ReplicaId) -> u64 {
+        self.replicas.get(usize::from(id.0)).map_or(0, |keys| keys.end.boot)
+    }
+
+    /// Whether a client is let in, or may be once it has proved itself.
+    pub fn admits(&self, client: ClientId) -> bool {
+        match &self.keys.clients {
+            Clients::Listed(listed) => listed.contains_key(&client),
+            Clients::Open => true,
+        }
     }
 
     /// Whose keys these are.
@@ -256,7 +357,8 @@ impl Keyring {
     /// If this is a client's keyring.
     pub fn signer(&self) -> Signer {
         let Principal::Replica(me) = self.me else { panic!("clients sign no checkpoints") };
-        Signer::new(me, &self.derivation.identity, self.keys.clone()).expect("checked when the keyring was made")
+        Signer::new(me, self.boot(), &self.derivation.identity, self.keys.clone())
+            .expect("checked when the keyring was made")
     }
 
     /// What a client may do: nothing, if it is not let in.
@@ -280,13 +382,20 @@ impl Keyring {
         if header.receiver != self.me {
             return Err(Reject::WrongReceiver);
         }
-        if (header.sender_epoch, header.receiver_epoch) != (0, 0) {
-            return Err(Reject::UnknownEpoch);
-        }
         if let Principal::Replica(id) = header.sender
             && (!self.size.contains(id) || header.sender == self.me)
         {
             return Err(Reject::UnknownReplica(id));
+        }
+        if header.kind == Kind::NewKey {
+            return Keyring::open_new_key(header, datagram);
+        }
+        let known = match header.sender {
+            Principal::Replica(id) => self.replicas[usize::from(id.0)].receive(header.sender_epoch).is_some(),
+            Principal::Client(..) => header.sender_epoch == 0,
+        };
+        if !known || header.receiver_epoch != self.epoch() {
+            return Err(Reject::UnknownEpoch);
         }
         let parts = Parts::split(header, datagram)?;
         match (header.kind, header.sender, self.me) {
@@ -295,10 +404,18 @@ impl Keyring {
                 self.open_pack(client, endpoint, parts)
             }
             (Kind::Fragment, from, _) => self.open_fragment(from, parts),
-            (Kind::Envelope, Principal::Client(..), _)
+            (Kind::NewKey, ..)
+            | (Kind::Envelope, Principal::Client(..), _)
             | (Kind::Pack, Principal::Replica(_), _)
             | (Kind::Pack, Principal::Client(..), Principal::Client(..)) => Err(Reject::WrongRole),
         }
+    }
+
+    fn open_new_key(header: Header, datagram: &Bytes) -> Result<Opened, Reject> {
+        let Principal::Replica(id) = header.sender else { return Err(Reject::WrongRole) };
+        let parts = Parts::split(header, datagram)?;
+        let key = NewKey::decode(id, header.sender_epoch, &parts.proof, &parts.body)?;
+        Ok(Opened::NewKey { key, ours: header.receiver_epoch })
     }
 
     fn open_envelope(&self, from: ReplicaId, parts: Parts) -> Result<Opened, Reject> {
@@ -320,8 +437,8 @@ impl Keyring {
         let keys = &self.replicas[usize::from(from.0)];
         match parts.header.proof {
             ProofKind::Mac => {
-                let pair = keys.pair.as_ref().ok_or(Reject::UnknownReplica(from))?;
-                if pair.receive.verify(digest, &tag(&parts.proof)?) { Ok(()) } else { Err(Reject::BadMac) }
+                let key = keys.receive(parts.header.sender_epoch).ok_or(Reject::UnknownEpoch)?;
+                if key.verify(digest, &tag(&parts.proof)?) { Ok(()) } else { Err(Reject::BadMac) }
             }
             ProofKind::Signature => {
                 let signature = parts.proof.first_chunk().ok_or(Malformed::Truncated)?;
@@ -395,9 +512,16 @@ impl Keyring {
             Proof::Vector(entries) => {
                 let entry = entries.get(usize::from(me.0)).filter(|_| entries.len() == self.size.n());
                 let entry = entry.ok_or(Reject::BadEntry)?;
-                self.clients.check(&self.derivation, clients, client, endpoint, |pair, rights| {
+                let checked = self.clients.check(&self.derivation, clients, client, endpoint, |pair, rights| {
                     permitted(pack, rights)?;
                     if pair.receive.verify(&pack.digest(), entry) { Ok(()) } else { Err(Reject::BadEntry) }
+                });
+                // A vector does not say under which of our keys its entries are. An endpoint that has not shown that it
+                // knows this one made them for an earlier start of ours: it is not to blame, and will sign (P2, P13).
+                let blind = self.epoch() > 0 && !self.clients.has_proved(client, endpoint);
+                checked.map_err(|reject| match reject {
+                    Reject::BadEntry if blind => Reject::UnknownEpoch,
+                    other => other,
                 })
             }
             Proof::Signature { identity, signature } => {

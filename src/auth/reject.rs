@@ -37,6 +37,12 @@ pub enum Reject {
     /// Key epochs that are not known.
     #[error("unknown key epoch")]
     UnknownEpoch,
+    /// A NEW-KEY that is not above the last of its replica (P40).
+    #[error("a key that is not newer than the one that is known")]
+    StaleKey,
+    /// Too many wrong MACs in one sender's name in this time: what else comes in it is not looked at.
+    #[error("too many bad MACs")]
+    MacQuota,
     /// Proved by a MAC where a signature is asked for, or the other way round.
     #[error("the wrong kind of proof")]
     WrongProof,
@@ -97,6 +103,8 @@ impl Reject {
             Reject::UnknownClient => "unknown_client",
             Reject::IdentityMismatch => "identity_mismatch",
             Reject::UnknownEpoch => "unknown_epoch",
+            Reject::StaleKey => "stale_key",
+            Reject::MacQuota => "mac_quota",
             Reject::WrongProof => "wrong_proof",
             Reject::BadMac => "bad_mac",
             Reject::BadEntry => "bad_entry",

@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::keyring::{FRAGMENT_OWN, Keyring, Pair, fragment_digest, pack_hop_digest};
+use super::derivation::Pair;
+use super::keyring::{FRAGMENT_OWN, Keyring, fragment_digest, pack_hop_digest};
 use super::mac;
 use super::signer::statement;
 use super::{AuthMode, Principal};
@@ -18,7 +19,11 @@ pub type Part<'a> = (&'a Frames, Range<usize>);
 
 impl Keyring {
     fn header(&self, kind: Kind, proof: ProofKind, receiver: Principal) -> Header {
-        Header { kind, proof, receiver, sender: self.me, cluster: self.tag, sender_epoch: 0, receiver_epoch: 0 }
+        let receiver_epoch = match receiver {
+            Principal::Replica(id) => self.epoch_of(id),
+            Principal::Client(..) => 0,
+        };
+        Header { kind, proof, receiver, sender: self.me, cluster: self.tag, sender_epoch: self.epoch(), receiver_epoch }
     }
 
     fn envelope_digest(header: &Header, parts: &[Part<'_>]) -> Digest {
@@ -87,6 +92,15 @@ impl Keyring {
                 heads[first..].iter_mut().for_each(|(_, head)| head.push(&signature));
             }
         }
+    }
+
+    /// The datagram that tells `to` this process's key (P40): head and body. `None` if it has none but its identity's.
+    pub fn seal_new_key(&self, to: Principal) -> Option<(Head, Bytes)> {
+        let (key, body) = self.announced.as_ref()?;
+        let mut head = Head::EMPTY;
+        head.push(&self.header(Kind::NewKey, ProofKind::Signature, to).encode());
+        head.push(&key.signature);
+        Some((head, body.clone()))
     }
 
     /// Finishes a pack of this client endpoint, under a vector or, if `signed` or always in signature mode, a signature

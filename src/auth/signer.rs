@@ -40,16 +40,16 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// The signer of replica `me`.
+    /// The signer of replica `me`, in its `boot`-th start.
     ///
     /// # Errors
     /// [`KeyError`] if the cluster's keys are unusable or `me` has another identity in it.
-    pub fn new(me: ReplicaId, identity: &Identity, keys: Arc<ClusterKeys>) -> Result<Signer, KeyError> {
+    pub fn new(me: ReplicaId, boot: u64, identity: &Identity, keys: Arc<ClusterKeys>) -> Result<Signer, KeyError> {
         let (size, replicas) = (keys.size()?, keys.check()?);
         if keys.replicas.get(usize::from(me.0)) != Some(&identity.public()) {
             return Err(KeyError::NotThisReplica(me));
         }
-        Ok(Signer { me, boot: 0, size, identity: identity.clone(), keys, replicas: replicas.into() })
+        Ok(Signer { me, boot, size, identity: identity.clone(), keys, replicas: replicas.into() })
     }
 
     fn checkpoint_statement(&self, c: &SignedCheckpoint) -> [u8; STATEMENT] {

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::transport::Head;
-use crate::types::{Digest, EndpointId, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{Digest, EndpointId, ReplicaId, SeqNum, SessionId, Time, View};
 use crate::wire::header::{HEADER, MAC};
 use crate::wire::{
     Committed, FrameBuffer, Frames, Malformed, Message, Outcome, Pack, PackBuilder, ReplyEntry, ReplyKind, ReplyResult,
@@ -215,6 +215,139 @@ fn p40_unknown_epochs_are_not_opened() {
     assert_eq!(open_messages(&mut replica(1, &keys, AuthMode::Mac), &bytes.freeze()), Err(Reject::UnknownEpoch));
 }
 
+/// A replica in its `boot`-th start.
+fn begun(i: u8, boot: u64, keys: &ClusterKeys, mode: AuthMode) -> Keyring {
+    let mut ring = replica(i, keys, mode);
+    ring.begin(&FreshKey::at_boot(boot, [10 * i + boot as u8; 32])).unwrap();
+    ring
+}
+
+fn new_key(from: &Keyring, to: Principal) -> Bytes {
+    let (head, body) = from.seal_new_key(to).unwrap();
+    datagram(&head, &body)
+}
+
+/// `to` takes the NEW-KEY of `from`.
+fn introduce(from: &Keyring, to: &mut Keyring, now: Time) -> Result<Learned, Reject> {
+    match to.open(&new_key(from, to.me()))? {
+        Opened::NewKey { key, .. } => to.learn(now, &key),
+        other => panic!("not a new key: {other:?}"),
+    }
+}
+
+const NOW: Time = Time(1_000_000_000);
+
+#[test]
+fn p40_replicas_that_began_speak_under_fresh_keys_once_they_know_them() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let (mut a, mut b) = (begun(0, 1, &keys, mode), begun(1, 4, &keys, mode));
+        assert_eq!(open_messages(&mut b, &envelope(&a, 1, &[said(1)])), Err(Reject::UnknownEpoch));
+        assert_eq!(introduce(&a, &mut b, NOW), Ok(Learned::News));
+        // It knows whose key it is now, but the sender does not know its own.
+        assert_eq!(open_messages(&mut b, &envelope(&a, 1, &[said(1)])), Err(Reject::UnknownEpoch));
+        assert_eq!(introduce(&b, &mut a, NOW), Ok(Learned::News));
+        assert_eq!(open_messages(&mut b, &envelope(&a, 1, &[said(1)])), Ok(vec![said(1)]));
+        assert_eq!(open_messages(&mut a, &envelope(&b, 0, &[said(2)])), Ok(vec![said(2)]));
+        assert_eq!((a.epoch_of(ReplicaId(1)), a.boot_of(ReplicaId(1)), b.boot_of(ReplicaId(0))), (4, 4, 1));
+        assert_eq!(introduce(&b, &mut a, NOW), Ok(Learned::Known));
+    }
+}
+
+#[test]
+fn p40_what_a_new_key_says_of_the_receiver_is_not_believed_and_what_it_says_of_its_sender_is_signed() {
+    let keys = cluster(listed());
+    let from = begun(0, 2, &keys, AuthMode::Mac);
+    let good = new_key(&from, Principal::Replica(ReplicaId(1)));
+    for at in [32, 40, 104, 112, 120, 151] {
+        let mut to = begun(1, 1, &keys, AuthMode::Mac);
+        let mut bytes = good.to_vec();
+        bytes[at] ^= 1;
+        let Ok(Opened::NewKey { key, .. }) = to.open(&bytes.into()) else { panic!("a new key, byte {at}") };
+        assert!(to.learn(NOW, &key).is_err(), "byte {at}");
+        assert_eq!(to.epoch_of(ReplicaId(0)), 0);
+    }
+    // Another instance's, and another replica's.
+    let other = begun(0, 2, &ClusterKeys { instance: 2, ..keys.clone() }, AuthMode::Mac);
+    let mut to = begun(1, 1, &keys, AuthMode::Mac);
+    assert_eq!(introduce(&other, &mut to, NOW), Err(Reject::BadSignature));
+    let mut bytes = good.to_vec();
+    bytes[7] = 2;
+    let Ok(Opened::NewKey { key, .. }) = to.open(&bytes.into()) else { panic!("a new key") };
+    assert_eq!(to.learn(NOW, &key), Err(Reject::BadSignature));
+}
+
+#[test]
+fn p40_keys_that_are_not_above_the_last_are_refused() {
+    let keys = cluster(listed());
+    let mut to = begun(1, 1, &keys, AuthMode::Mac);
+    let [first, second, third] = [1, 2, 3].map(|boot| begun(0, boot, &keys, AuthMode::Mac));
+    assert_eq!(introduce(&second, &mut to, NOW), Ok(Learned::News));
+    assert_eq!(introduce(&first, &mut to, NOW), Err(Reject::StaleKey));
+    assert_eq!(introduce(&third, &mut to, NOW), Ok(Learned::News));
+    assert_eq!(introduce(&second, &mut to, NOW), Err(Reject::StaleKey));
+    assert_eq!(to.boot_of(ReplicaId(0)), 3);
+}
+
+#[test]
+fn p40_p42_nothing_of_an_earlier_boot_is_opened_once_a_later_one_is_known() {
+    let keys = cluster(listed());
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let mut to = begun(1, 1, &keys, mode);
+        let (mut old, new) = (begun(0, 1, &keys, mode), begun(0, 2, &keys, mode));
+        introduce(&to, &mut old, NOW).unwrap();
+        introduce(&old, &mut to, NOW).unwrap();
+        let late = envelope(&old, 1, &[said(1)]);
+        assert!(open_messages(&mut to, &late).is_ok());
+        introduce(&new, &mut to, NOW).unwrap();
+        assert_eq!(open_messages(&mut to, &late), Err(Reject::UnknownEpoch));
+    }
+}
+
+#[test]
+fn p40_a_key_before_the_last_of_the_same_boot_dies_after_its_grace() {
+    let keys = cluster(listed());
+    let mut to = begun(1, 1, &keys, AuthMode::Mac);
+    let mut old = begun(0, 1, &keys, AuthMode::Mac);
+    let mut new = replica(0, &keys, AuthMode::Mac);
+    new.begin(&FreshKey { epoch: 2, ..FreshKey::at_boot(1, [99; 32]) }).unwrap();
+    introduce(&to, &mut old, NOW).unwrap();
+    introduce(&old, &mut to, NOW).unwrap();
+    let late = envelope(&old, 1, &[said(1)]);
+    introduce(&new, &mut to, NOW).unwrap();
+    to.expire(NOW + KEY_GRACE / 2);
+    assert!(open_messages(&mut to, &late).is_ok(), "in its grace");
+    to.expire(NOW + KEY_GRACE);
+    assert_eq!(open_messages(&mut to, &late), Err(Reject::UnknownEpoch));
+}
+
+#[test]
+fn p40_clients_learn_new_keys_and_old_entries_are_nobodys_fault() {
+    let keys = cluster(listed());
+    let mut from = client(100, &keys, AuthMode::Mac);
+    let mut to = begun(0, 2, &keys, AuthMode::Mac);
+    let old = pack_of(&from, RequestKind::Ordered, false);
+    assert_eq!(open_pack(&mut to, &send_pack(&from, 0, &old)), Err(Reject::UnknownEpoch));
+    assert_eq!(to.verify_pack(old.clone()), Err(Reject::UnknownEpoch), "handed on by another replica");
+    assert!(to.verify_pack(pack_of(&from, RequestKind::Ordered, true)).is_ok(), "signed, it needs no key");
+    assert_eq!(to.verify_pack(old.clone()), Err(Reject::UnknownEpoch), "who signed may not know our key yet");
+    assert_eq!(introduce(&to, &mut from, NOW), Ok(Learned::News));
+    let new = pack_of(&from, RequestKind::Ordered, false);
+    assert!(open_pack(&mut to, &send_pack(&from, 0, &new)).is_ok());
+    assert_eq!(to.verify_pack(old), Err(Reject::BadEntry), "now it knows better");
+}
+
+#[test]
+fn p40_p42_checkpoints_name_the_signers_boot() {
+    let keys = cluster(listed());
+    let checkpoint = begun(0, 7, &keys, AuthMode::Mac).signer().sign_checkpoint(SeqNum(8), Digest([1; 32]));
+    assert_eq!(checkpoint.boot, 7);
+    let reader = replica(1, &keys, AuthMode::Mac).signer();
+    assert!(reader.verify_checkpoint(*checkpoint).is_ok(), "proofs may hold any boot's");
+    let earlier = crate::wire::SignedCheckpoint { boot: 6, ..*checkpoint };
+    assert_eq!(reader.verify_checkpoint(earlier), Err(Reject::BadSignature));
+}
+
 #[test]
 fn p12_every_replica_checks_its_own_entry() {
     let keys = cluster(listed());
@@ -374,7 +507,7 @@ fn p24_q_signed_checkpoints_convince_anyone() {
     forged[1].signature = forged[0].signature;
     assert_eq!(check(&forged), Err(Reject::BadSignature));
     // Not of another instance of the cluster.
-    let later = Signer::new(ReplicaId(2), &identity(2), Arc::new(ClusterKeys { instance: 2, ..keys })).unwrap();
+    let later = Signer::new(ReplicaId(2), 0, &identity(2), Arc::new(ClusterKeys { instance: 2, ..keys })).unwrap();
     assert_eq!(later.verify_checkpoint(proof[0]), Err(Reject::BadSignature));
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Principal, Reject};
 use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
-use crate::wire::{FragmentHeader, Message, Pack, ReplyPack};
+use crate::wire::{FragmentHeader, Message, NewKey, Pack, ReplyPack};
 
 /// A `T` that this process has checked to come from [`from`](Self::from). It proves nothing to anybody else.
 ///
@@ -89,6 +89,13 @@ pub enum Opened {
         /// The hop is proved: the datagram comes from the pack's client itself. False only for a client that an open
         /// cluster does not know yet.
         hop: bool,
+    },
+    /// A replica's new key, still unchecked: [`super::Keyring::learn`].
+    NewKey {
+        /// What it says.
+        key: NewKey,
+        /// The key of ours that the sender knows.
+        ours: u32,
     },
     /// A piece of a larger datagram.
     Fragment {

@@ -14,13 +14,13 @@ use super::connect::backend;
 use super::errors::Error;
 use super::status::{Divergence, PeerStatus, ReplicaStatus};
 use super::{check, files, http, init, metrics, processes, status};
-use crate::auth::Keyring;
+use crate::auth::{FreshKey, Keyring};
 use crate::execution::Service;
 use crate::limits;
 use crate::protocol::Mode;
 use crate::replica::{NetworkConfig, ReplicaConfig, StatusReport};
 use crate::runtime::bind::{Bound, UdpConfig, free_ports};
-use crate::runtime::{Host, Opened, Running, Stop, StopOnSignals, WaitPolicy, cores};
+use crate::runtime::{Host, Opened, Running, Stop, StopOnSignals, WaitPolicy, cores, random_bytes};
 use crate::services::{Kv, Null};
 use crate::transport::{Peer, Wake};
 use crate::wire::header::cluster_tag;
@@ -83,7 +83,7 @@ fn run<S: Service>(
     args: &ReplicaArgs,
     config: &config::Replica,
     instance: u64,
-    keyring: Keyring,
+    mut keyring: Keyring,
     service: S,
 ) -> Result<(), Error> {
     let pid_file = processes::pid_file(&config::folder_of(&config.path), config.id);
@@ -99,6 +99,8 @@ fn run<S: Service>(
     let metrics_listener = listen("metrics", config.file.metrics)?;
     // Written before the first datagram: a replica that forgot its votes must know that it did (P42).
     let boot = files::next_boot(config.boot_file(), instance)?;
+    let begun = keyring.begin(&FreshKey::at_boot(boot, random_bytes()?));
+    begun.map_err(|error| Error::Usage(error.to_string()))?;
     processes::write_pid_file(&pid_file)?;
     let _pid_file = RemoveOnDrop(pid_file);
 

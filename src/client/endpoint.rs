@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::mem;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -15,12 +16,12 @@ use super::sending::{Sender, Way};
 use super::session::{Live, Phase, SessionState};
 use super::stats::{EndpointStats, Health};
 use super::timers::Timers;
-use crate::auth::{Keyring, Opened, Principal, Reject, Replies};
+use crate::auth::{Keyring, Learned, Opened, Principal, Reject, Replies};
 use crate::limits;
 use crate::transport::{Datagram, Machine, Outgoing};
-use crate::types::{ClusterSize, Position, ReplicaId, SessionId, Time, View};
+use crate::types::{ClusterSize, Position, ReplicaId, ReplicaSet, SessionId, Time, View};
 use crate::wire::fragment::{Assembled, ReassemblyLimits};
-use crate::wire::{Outcome, Reassembler, Refusal, ReplyEntry, ReplyKind, RequestKind};
+use crate::wire::{NewKey, Outcome, Reassembler, Refusal, ReplyEntry, ReplyKind, RequestKind};
 
 /// A client endpoint: many sessions over one transport, sans-IO.
 ///
@@ -72,6 +73,13 @@ pub struct Endpoint {
     view: View,
     sender: Sender,
     reassembly: Vec<Reassembler>,
+    /// Replicas whose new keys came since the last time that requests were sent again for it, when that was, and when it
+    /// is due.
+    rekeyed: ReplicaSet,
+    rekeyed_at: Time,
+    rekey_due: Time,
+    /// Signatures of new keys checked for each replica, and since when.
+    key_checks: Vec<(Time, u32)>,
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
     completions: VecDeque<Completion>,
@@ -81,7 +89,14 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// Requests due within this time of one that is due are sent again with it, in its packs.
-    const TIMER_SLACK: std::time::Duration = std::time::Duration::from_millis(2);
+    const TIMER_SLACK: Duration = Duration::from_millis(2);
+
+    /// New keys are waited for together for so long.
+    const KEYS_TOGETHER: Duration = Duration::from_millis(1);
+    /// New keys of one replica whose signatures are checked in a window, and how often requests are sent again for new
+    /// keys: once in one.
+    const KEYS_MAX: u32 = 8;
+    const KEYS_WINDOW: Duration = Duration::from_millis(100);
 
     /// Window of the session in which queries are ordered; more of them wait.
     const FALLBACK_WINDOW: u64 = 64;
@@ -121,6 +136,10 @@ impl Endpoint {
             rtt: Rtt::default(),
             view: View(0),
             sender: Sender::new(&config, size),
+            rekeyed: ReplicaSet::EMPTY,
+            rekeyed_at: Time(0),
+            rekey_due: Time::NEVER,
+            key_checks: vec![(Time(0), 0); n],
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
             held: vec![0; n],
             completions: VecDeque::new(),
@@ -491,6 +510,7 @@ impl Endpoint {
                     Err(malformed) => self.stats.rejects.count(Reject::Malformed(malformed)),
                 }
             }
+            Ok(Opened::NewKey { key, .. }) => self.on_new_key(&key),
             Ok(Opened::Fragment { from: Principal::Client(..), .. } | Opened::Envelope(_) | Opened::Pack { .. }) => {
                 self.stats.rejects.count(Reject::WrongRole);
             }
@@ -502,10 +522,52 @@ impl Endpoint {
     fn on_reassembled(&mut self, whole: &Bytes) {
         match self.keyring.open(whole) {
             Ok(Opened::Replies(replies)) => self.on_envelope(replies),
-            Ok(Opened::Fragment { .. } | Opened::Envelope(_) | Opened::Pack { .. }) => {
+            Ok(Opened::Fragment { .. } | Opened::Envelope(_) | Opened::Pack { .. } | Opened::NewKey { .. }) => {
                 self.stats.rejects.count(Reject::WrongRole);
             }
             Err(reject) => self.stats.rejects.count(reject),
+        }
+    }
+
+    /// P40: a replica that has started since we last heard of it. What it could not open is sent again shortly, when
+    /// others that started with it have told their keys too.
+    fn on_new_key(&mut self, key: &NewKey) {
+        let Some(checks) = self.key_checks.get_mut(usize::from(key.replica.0)) else { return };
+        if self.keyring.is_news(key) {
+            if self.now.since(checks.0) >= Self::KEYS_WINDOW {
+                *checks = (self.now, 0);
+            }
+            checks.1 += 1;
+            if checks.1 > Self::KEYS_MAX {
+                return self.stats.rejects.count(Reject::SignatureQuota);
+            }
+        }
+        match self.keyring.learn(self.now, key) {
+            Ok(Learned::News) => {
+                self.rekeyed.insert(key.replica);
+                let soon = (self.now + Self::KEYS_TOGETHER).max(self.rekeyed_at + Self::KEYS_WINDOW);
+                self.rekey_due = self.rekey_due.min(soon);
+            }
+            Ok(Learned::Known) => {}
+            Err(reject) => self.stats.rejects.count(reject),
+        }
+    }
+
+    /// Sends again what replicas with new keys could not open: what went to all of them, and ordered requests if the
+    /// believed primary is one of them. Those are signed now, and go to all (P2).
+    fn rekey(&mut self) {
+        let rekeyed = mem::take(&mut self.rekeyed);
+        (self.rekey_due, self.rekeyed_at) = (Time::NEVER, self.now);
+        let primary = rekeyed.contains(self.size.primary(self.view));
+        for (id, r) in self.requests.iter_mut().filter(|(_, r)| r.sent_at.is_some()) {
+            match r.kind {
+                RequestKind::Open | RequestKind::ReadOnly => {
+                    r.sent_at = None;
+                    self.first.push(id);
+                }
+                RequestKind::Ordered | RequestKind::Close if primary => self.again.push(id),
+                RequestKind::Ordered | RequestKind::Close => {}
+            }
         }
     }
 
@@ -723,10 +785,14 @@ impl Endpoint {
 impl Machine for Endpoint {
     fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
         self.now = self.now.max(now);
+        self.keyring.expire(self.now);
         self.start_clocks();
         self.stats.datagrams_in += inbox.len() as u64;
         for datagram in inbox.drain(..) {
             self.on_datagram(&datagram.bytes);
+        }
+        if self.rekey_due <= self.now {
+            self.rekey();
         }
         if self.next_timer <= self.now {
             while let Some(request) = self.timers.pop(self.now + Self::TIMER_SLACK, &self.requests) {
@@ -749,7 +815,7 @@ impl Machine for Endpoint {
         if !self.handed_in.is_empty() || !self.stirred.is_empty() {
             return self.now;
         }
-        self.next_timer.min(self.sender.next())
+        self.next_timer.min(self.sender.next()).min(self.rekey_due)
     }
 }
 

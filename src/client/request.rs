@@ -75,6 +75,13 @@ impl Requests {
         slot.request.as_mut().filter(|_| u64::from(slot.generation) == id.0 >> 32)
     }
 
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (RequestId, &mut Outstanding)> {
+        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
+            let id = RequestId(u64::from(slot.generation) << 32 | index as u64);
+            Some((id, slot.request.as_mut()?))
+        })
+    }
+
     pub(crate) fn remove(&mut self, id: RequestId) -> Option<Outstanding> {
         let slot = self.slots.get_mut(id.0 as u32 as usize)?;
         if u64::from(slot.generation) != id.0 >> 32 {

@@ -37,6 +37,9 @@ pub enum Event {
     },
     /// A pack of read-only requests, authentic for this replica.
     Query(Verified<Pack>),
+    /// A replica has started for the so-manyth time, says its NEW-KEY (P40). What it said in earlier lives is behind
+    /// this, and nothing of them comes any more.
+    Boot(ReplicaId, u64),
     /// Batch `n` was executed, tentatively or not, by the execution role.
     Executed(SeqNum),
     /// What [`Action::Persist`] asked for is on disk.

@@ -111,6 +111,8 @@ pub struct Peer {
     pub forgetful: bool,
     /// What it was caught at.
     pub misdeeds: Misdeeds,
+    /// Which of its starts it speaks in; 0 if it has not said.
+    pub boot: u64,
     /// When we last answered its STATUS.
     answered_at: Time,
     /// Messages above our high watermark (P20).
@@ -276,6 +278,7 @@ impl Agreement {
         match event {
             Event::Persisted(token) => self.on_persisted(token),
             Event::Executed(n) => self.on_executed(n),
+            Event::Boot(from, boot) => self.on_boot(from, boot),
             Event::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint.into_inner()),
             Event::Request { pack, signed } => self.on_request(pack.into_inner(), signed),
             Event::Body { pack, authentic } => self.on_body(pack, authentic),
@@ -466,6 +469,15 @@ impl Agreement {
             Some(Held::Vote(view, n)) => self.send_vote(view, n),
             Some(Held::Commit(view, n)) => self.send_commit(view, n),
             None => panic!("{token:?} was never asked for, or answered twice"),
+        }
+    }
+
+    /// P42: messages of earlier boots that wait here are refused from now on.
+    fn on_boot(&mut self, from: ReplicaId, boot: u64) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if boot > peer.boot {
+            peer.boot = boot;
+            peer.ahead.clear();
         }
     }
 

@@ -151,6 +151,7 @@ impl<S: Service> Replica<S> {
             executed: peer.executed,
             stable: peer.stable,
             forgetful: peer.forgetful,
+            boot: peer.boot,
             bad_macs: self.network.bad_macs(id),
             misdeeds: peer
                 .misdeeds
@@ -207,6 +208,7 @@ impl<S: Service> Replica<S> {
             }
             Inbound::Query(pack) => self.agreement.handle(now, Event::Query(pack)),
             Inbound::Body(pack) => self.agreement.handle(now, Event::Body { pack, authentic: false }),
+            Inbound::Boot(id, boot) => self.agreement.handle(now, Event::Boot(id, boot)),
         }
         self.pump();
     }

@@ -9,6 +9,7 @@
 //! What is the same for all replicas is one envelope: one body, one digest, a MAC each. A replica to which something
 //! else is to be said as well gets both in an envelope of its own.
 
+mod announcer;
 mod pacer;
 mod peers;
 mod resent;
@@ -21,13 +22,14 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 
+use announcer::Announcer;
 pub use pacer::Pace;
 use pacer::Pacer;
 use peers::Rate;
 use peers::{ClientPeers, Quota, Sender};
 pub use resent::Resent;
 
-use crate::auth::{AuthMode, Keyring, Opened, Part, Principal, Reject, Rejects, Verified};
+use crate::auth::{AuthMode, Keyring, Learned, Opened, Part, Principal, Reject, Rejects, Verified};
 use crate::execution::Reply;
 use crate::limits;
 use crate::transport::{Datagram, Head, Outgoing, Peer};
@@ -37,8 +39,8 @@ use crate::wire::fragment::{Assembled, ReassemblyLimits};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
 use crate::wire::{
-    FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, Outcome, Pack, Proposed, ReplyEntry, ReplyResult,
-    SignedCheckpoint, default_replier,
+    FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, NewKey, Outcome, Pack, Proposed, ReplyEntry,
+    ReplyResult, SignedCheckpoint, default_replier,
 };
 
 /// Bounds of the network role.
@@ -57,6 +59,10 @@ pub struct NetworkConfig {
     pub signatures: Rate,
     /// Signatures that are checked for everybody whom an open cluster does not know yet, together.
     pub newcomers: Rate,
+    /// Wrong MACs in one replica's name, and in all clients' names together, before nothing that comes in that name is
+    /// looked at for the rest of the window (P40). Far more than a correct sender's lost keys explain, and as many as
+    /// fill a core: it bounds who guesses, not who is heard.
+    pub bad_macs: Rate,
     /// How fragments leave.
     pub pace: Pace,
 }
@@ -72,6 +78,7 @@ impl Default for NetworkConfig {
             // A tenth of a core: 37 µs each.
             signatures: Rate { count: 256, window },
             newcomers: Rate { count: 256, window },
+            bad_macs: Rate { count: 32_768, window },
             pace: Pace::default(),
         }
     }
@@ -127,6 +134,8 @@ pub enum Inbound {
     Body(Pack),
     /// A pack of read-only requests, authentic for this replica.
     Query(Verified<Pack>),
+    /// A replica has started, for the so-manyth time: what comes from it from here on, it says in this life (P42).
+    Boot(ReplicaId, u64),
 }
 
 /// Where the last datagram of a foreign cluster came from: two clusters that share addresses.
@@ -157,6 +166,12 @@ pub struct Network {
     shared: FrameBuffer,
     own: Vec<FrameBuffer>,
     replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
+    announcer: Announcer,
+    /// Our key for client endpoints that do not know it.
+    told: Vec<Outgoing>,
+    /// Wrong MACs by replica, and of all clients; and whether any of these quotas is used up.
+    guesses: Vec<Quota>,
+    guessed_until: Time,
     pacer: Pacer,
     next_message: u64,
     resent: Resent,
@@ -204,6 +219,10 @@ impl Network {
             shared: FrameBuffer::default(),
             own: size.replicas().map(|_| FrameBuffer::default()).collect(),
             replies: BTreeMap::new(),
+            announcer: Announcer::new(size.n(), size.others(me).filter(|_| keys.epoch() > 0)),
+            told: Vec::new(),
+            guesses: vec![Quota::default(); size.n() + 1],
+            guessed_until: Time(0),
             pacer: Pacer::new(config.pace),
             next_message: 0,
             resent: Resent::default(),
@@ -245,6 +264,10 @@ impl Network {
 
     /// Takes one datagram of any bytes from anywhere. Appends what is authentic in it to `inbound`.
     pub fn receive(&mut self, now: Time, datagram: Datagram, inbound: &mut Vec<Inbound>) {
+        self.keys.expire(now);
+        if now < self.guessed_until && self.is_guessed(now, &datagram.bytes) {
+            return self.rejects.count(Reject::MacQuota);
+        }
         match self.keys.open(&datagram.bytes) {
             Ok(opened) => self.accept(now, datagram.from, opened, inbound),
             Err(reject) => self.refuse(now, datagram.from, &datagram.bytes, reject),
@@ -256,11 +279,81 @@ impl Network {
         if let Reject::ForeignCluster(cluster) = reject {
             self.foreign = Some(Foreign { cluster, from, at: now });
         }
-        if let (Reject::BadMac | Reject::BadSignature, Ok(header)) = (reject, Header::parse(bytes))
-            && let Principal::Replica(id) = header.sender
-            && let Some(count) = self.bad_macs.get_mut(usize::from(id.0))
-        {
-            *count += 1;
+        let Ok(header) = Header::parse(bytes) else { return };
+        match reject {
+            Reject::BadMac | Reject::BadSignature => {
+                if let Principal::Replica(id) = header.sender
+                    && let Some(count) = self.bad_macs.get_mut(usize::from(id.0))
+                {
+                    *count += 1;
+                }
+                let (guesser, rate) = (self.guesser(&header), self.config.bad_macs);
+                self.guesses[guesser].take(now, rate);
+                if !self.guesses[guesser].has(now, rate) {
+                    self.guessed_until = now + rate.window;
+                }
+            }
+            Reject::UnknownEpoch => self.introduce(now, from, bytes.len(), &header),
+            _ => {}
+        }
+    }
+
+    /// Whose quota of wrong MACs a datagram's header names.
+    fn guesser(&self, header: &Header) -> usize {
+        match header.sender {
+            Principal::Replica(id) => usize::from(id.0).min(self.size.n()),
+            Principal::Client(..) => self.size.n(),
+        }
+    }
+
+    fn is_guessed(&mut self, now: Time, bytes: &Bytes) -> bool {
+        let Ok(header) = Header::parse(bytes) else { return false };
+        let (guesser, rate) = (self.guesser(&header), self.config.bad_macs);
+        !self.guesses[guesser].has(now, rate)
+    }
+
+    /// A datagram under keys that are not known here (P40): who sent it, if it did, lacks ours or has one that we lack.
+    /// Nobody is to blame.
+    fn introduce(&mut self, now: Time, from: Peer, len: usize, header: &Header) {
+        if self.keys.epoch() == 0 {
+            return;
+        }
+        match header.sender {
+            Principal::Replica(id) if self.size.contains(id) && id != self.me => {
+                let lacks_ours = header.receiver_epoch != self.keys.epoch();
+                if lacks_ours || header.sender_epoch > self.keys.epoch_of(id) {
+                    self.announcer.ask(now, id);
+                }
+            }
+            Principal::Replica(_) => {}
+            Principal::Client(client, _) => {
+                let Some((head, body)) = self.keys.seal_new_key(header.sender) else { return };
+                let answer = Outgoing { to: from, head, body };
+                // No answer is larger than the question by much: its address is not proved.
+                let fair = answer.len() <= 2 * len;
+                if fair && self.keys.admits(client) && self.announcer.may_tell_client(now) {
+                    self.told.push(answer);
+                }
+            }
+        }
+    }
+
+    /// A replica's new key, whoever brought it (P40).
+    fn on_new_key(&mut self, now: Time, key: &NewKey, ours: u32, inbound: &mut Vec<Inbound>) {
+        let id = key.replica;
+        if self.keys.is_news(key) && !self.announcer.may_check(now, id) {
+            return self.rejects.count(Reject::SignatureQuota);
+        }
+        match self.keys.learn(now, key) {
+            Ok(Learned::Known) => {}
+            Ok(Learned::News) => {
+                self.announcer.forget(id);
+                inbound.push(Inbound::Boot(id, key.boot));
+            }
+            Err(reject) => return self.rejects.count(reject),
+        }
+        if ours != self.keys.epoch() {
+            self.announcer.ask(now, id);
         }
     }
 
@@ -278,6 +371,7 @@ impl Network {
         match opened {
             Opened::Envelope(envelope) => {
                 let sender = Principal::Replica(envelope.from());
+                self.announcer.knows(envelope.from());
                 for message in envelope {
                     match message {
                         Ok(message) => self.on_message(now, message, inbound),
@@ -287,10 +381,13 @@ impl Network {
             }
             Opened::Pack { pack, hop } => self.on_pack(now, from, &pack, hop, inbound),
             Opened::Replies(_) => self.rejects.count(Reject::WrongRole),
+            Opened::NewKey { key, ours } => self.on_new_key(now, &key, ours, inbound),
             Opened::Fragment { from: sender, header, piece } => {
                 let Some(whole) = self.reassemble(now, sender, header, &piece) else { return };
                 match self.keys.open(&whole) {
-                    Ok(Opened::Fragment { .. }) => self.caught(sender, Reject::Malformed(Malformed::Inconsistent)),
+                    Ok(Opened::Fragment { .. } | Opened::NewKey { .. }) => {
+                        self.caught(sender, Reject::Malformed(Malformed::Inconsistent));
+                    }
                     // A sender's pieces speak for it alone.
                     Ok(_) if Header::parse(&whole).map(|header| header.sender) != Ok(sender) => {
                         self.caught(sender, Reject::NotTheSpeaker);
@@ -458,12 +555,17 @@ impl Network {
 
     /// When [`flush`](Self::flush) must run again.
     pub fn deadline(&self) -> Time {
-        self.pacer.deadline().min(self.sweep_at)
+        self.pacer.deadline().min(self.sweep_at).min(self.announcer.deadline())
     }
 
     /// Appends everything that is to be sent to `out`.
     pub fn flush(&mut self, now: Time, out: &mut Vec<Outgoing>) {
         self.sweep(now);
+        out.append(&mut self.told);
+        while let Some(id) = self.announcer.next(now) {
+            let key = self.keys.seal_new_key(Principal::Replica(id));
+            out.extend(key.map(|(head, body)| Outgoing { to: Peer::Replica(id), head, body }));
+        }
         self.flush_replies(now, out);
         self.flush_envelopes(now, out);
         self.pacer.release(now, out);

@@ -65,6 +65,8 @@ pub struct PeerReport {
     pub stable: SeqNum,
     /// It has forgotten its votes and only listens.
     pub forgetful: bool,
+    /// How often it has started in this instance, by its last NEW-KEY; 0 if none came.
+    pub boot: u64,
     /// Envelopes in its name whose MAC was wrong. Not proof that it is faulty.
     pub bad_macs: u64,
     /// What it sent, authentic, that no correct replica sends: name and how often.

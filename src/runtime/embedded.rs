@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::client::{Client, ClientConfig, ClientError};
 use super::cores::Placement;
 use super::{Error, Host, Running, Stop, WaitPolicy, memory, random_bytes};
-use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Keyring, Rights};
+use crate::auth::{AuthMode, Clients, ClusterKeys, FreshKey, Identity, Keyring, Rights};
 use crate::execution::Service;
 use crate::limits;
 use crate::protocol;
@@ -71,7 +71,8 @@ impl Embedded {
         identity: &Identity,
         service: S,
     ) -> Result<(), Error> {
-        let keyring = Keyring::replica(me, identity, self.keys.clone(), AuthMode::Mac).expect("keys made just now");
+        let mut keyring = Keyring::replica(me, identity, self.keys.clone(), AuthMode::Mac).expect("keys made just now");
+        keyring.begin(&FreshKey::at_boot(1, random_bytes()?)).expect("keys made just now");
         let host = Host {
             config: ReplicaConfig {
                 network: NetworkConfig { datagram_max: limits::DATAGRAM_MAX, ..NetworkConfig::default() },

@@ -6,10 +6,10 @@ use bytes::Bytes;
 
 use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
-use crate::wire::header::Parts;
+use crate::wire::header::{Parts, Principal};
 use crate::wire::{
-    Committed, Header, Kind, Message, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateContent,
-    Vote,
+    Committed, Header, Kind, Malformed, Message, NewKey, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult,
+    SignedCheckpoint, StateContent, Vote,
 };
 
 /// One line about `datagram`: no proof is checked, nothing is assumed of its bytes.
@@ -26,13 +26,22 @@ pub fn describe(datagram: &Bytes) -> String {
             None => "fragment".to_owned(),
         },
         Kind::Envelope => envelope(&header, parts.body),
+        Kind::NewKey => match new_key(&header, &parts) {
+            Ok(key) => format!("new-key epoch {} boot {} of {}", key.epoch, key.boot, key.replica),
+            Err(malformed) => format!("malformed new-key: {malformed}"),
+        },
     }
+}
+
+fn new_key(header: &Header, parts: &Parts) -> Result<NewKey, Malformed> {
+    let Principal::Replica(id) = header.sender else { return Err(Malformed::Inconsistent) };
+    NewKey::decode(id, header.sender_epoch, &parts.proof, &parts.body)
 }
 
 fn envelope(header: &Header, body: Bytes) -> String {
     let mut frames = Messages::new(body);
     let mut said = Vec::new();
-    if let crate::wire::header::Principal::Client(..) = header.receiver {
+    if let Principal::Client(..) = header.receiver {
         while let Some(frame) = frames.next_replies() {
             said.push(frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |pack| replies(&pack)));
         }
@@ -128,7 +137,7 @@ mod tests {
             let mut bytes = vec![0; len];
             rng.fill(&mut bytes);
             if len > 8 {
-                bytes[..8].copy_from_slice(&[b'c', b's', b't', 1, 1 + (len % 3) as u8, 1, 0, 1]);
+                bytes[..8].copy_from_slice(&[b'c', b's', b't', 1, 1 + (len % 4) as u8, 1 + (len / 4 % 2) as u8, 0, 1]);
             }
             describe(&bytes.into());
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Keyring, Rights};
+use crate::auth::{AuthMode, Clients, ClusterKeys, FreshKey, Identity, Keyring, Rights};
 use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, ReplicaId};
 
 /// The identities and keyrings of a cluster and its clients. Key agreement is the slowest thing in a small simulation:
@@ -52,8 +52,11 @@ impl Keys {
         self.size == size && self.mode == mode && self.clients.len() >= clients
     }
 
-    pub(super) fn replica(&self, id: ReplicaId) -> Keyring {
-        self.replicas[usize::from(id.0)].clone()
+    /// The keys of a replica at its `boot`-th start, from 1. `secret` is of that start alone (P40).
+    pub(super) fn replica(&self, id: ReplicaId, boot: u64, secret: [u8; 32]) -> Keyring {
+        let mut keyring = self.replicas[usize::from(id.0)].clone();
+        keyring.begin(&FreshKey::at_boot(boot, secret)).expect("the keys are those of the cluster");
+        keyring
     }
 
     pub(super) fn client(&self, index: usize) -> (ClientId, Keyring) {

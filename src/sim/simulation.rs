@@ -111,7 +111,10 @@ impl<S: Service> Simulation<S> {
         for id in config.size.replicas() {
             let watched = Watched { inner: service(), replica: id, watch: watch.clone() };
             let (clock, start) = (clock(&mut rng), rng.up_to(config.start_within));
-            let replica = Replica::new(replica_config(&config, id, seed), keys.replica(id), watched, clock.start)
+            let mut secret = [0; 32];
+            Rng::stream(seed, 256 + u64::from(id.0)).fill(&mut secret);
+            let keyring = keys.replica(id, 1, secret);
+            let replica = Replica::new(replica_config(&config, id, seed), keyring, watched, clock.start)
                 .unwrap_or_else(|refused| panic!("{id}: {refused}"));
             replicas.push(world.add(Peer::Replica(id), clock, start, Party::Replica(Box::new(replica))));
         }

@@ -7,7 +7,7 @@
 //! 32 sender epoch u32 | 36 receiver epoch u32
 //! 40 kind fragment only: message u64 | index u16 | count u16 | total u32
 //!    proof: 8 bytes (MAC) or 64 (signature)
-//!    body: frames (envelope), a pack, or a slice of the datagram that was cut (fragment)
+//!    body: frames (envelope), a pack, a slice of the datagram that was cut (fragment), or a key (NEW-KEY)
 //! ```
 
 use bytes::Bytes;
@@ -47,6 +47,8 @@ pub enum Kind {
     Pack = 2,
     /// A piece of a datagram too large for the path.
     Fragment = 3,
+    /// A replica's new key, signed (P40).
+    NewKey = 4,
 }
 
 /// How a datagram's last hop is proved.
@@ -146,6 +148,7 @@ impl Header {
             1 => Kind::Envelope,
             2 => Kind::Pack,
             3 => Kind::Fragment,
+            4 => Kind::NewKey,
             _ => return Err(Malformed::UnknownTag),
         };
         let proof = match reader.u8()? {
@@ -166,9 +169,14 @@ impl Header {
             (false, false) if (client.0, endpoint.0) != (0, 0) => return Err(Malformed::Inconsistent),
             _ => {}
         }
-        // Hops that are not envelopes are MACed in every mode: their content carries its own proof.
-        if proof == ProofKind::Signature && kind != Kind::Envelope {
-            return Err(Malformed::Inconsistent);
+        // Hops that are not envelopes are MACed in every mode: their content carries its own proof. A new key is signed,
+        // for want of another.
+        match (kind, proof) {
+            (Kind::Envelope, _) | (Kind::NewKey, ProofKind::Signature) => {}
+            (Kind::Pack | Kind::Fragment, ProofKind::Mac) => {}
+            (Kind::NewKey, ProofKind::Mac) | (Kind::Pack | Kind::Fragment, ProofKind::Signature) => {
+                return Err(Malformed::Inconsistent);
+            }
         }
         let (receiver, sender) = (party(receiver), party(sender));
         Ok(Header { kind, proof, receiver, sender, cluster, sender_epoch, receiver_epoch })
@@ -271,7 +279,7 @@ impl Parts {
         reader.take(HEADER)?;
         let fragment = match header.kind {
             Kind::Fragment => Some(FragmentHeader::decode(&mut reader)?),
-            Kind::Envelope | Kind::Pack => None,
+            Kind::Envelope | Kind::Pack | Kind::NewKey => None,
         };
         let proof_at = reader.position();
         reader.take(header.proof.len())?;

@@ -8,6 +8,7 @@
 //! | [`frame`] | the body of an envelope: frames for one receiver under one proof |
 //! | [`codec`] | the body of each frame |
 //! | [`pack`] | a client's pack and its proof |
+//! | [`new_key`] | the body of a NEW-KEY datagram |
 //! | [`fragment`] | how a message larger than a datagram is cut and put together |
 //!
 //! Decoding never panics, never reads past its input, and allocates only in proportion to bytes that have arrived
@@ -19,6 +20,7 @@ pub mod fragment;
 pub mod frame;
 pub mod header;
 pub mod message;
+pub mod new_key;
 pub mod pack;
 #[cfg(test)]
 mod tests;
@@ -32,6 +34,7 @@ pub use message::{
     ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
     default_replier,
 };
+pub use new_key::NewKey;
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
 
 /// Why bytes are not what they claim to be.

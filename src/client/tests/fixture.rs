@@ -116,7 +116,7 @@ impl Stage {
                     self.hear(to, opened, heard);
                 }
             }
-            Opened::Envelope(_) | Opened::Replies(_) => panic!("clients send packs"),
+            Opened::Envelope(_) | Opened::Replies(_) | Opened::NewKey { .. } => panic!("clients send packs"),
         }
     }
 

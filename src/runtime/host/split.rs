@@ -198,7 +198,8 @@ impl Machine for Front {
                 | Inbound::Request { .. }
                 | Inbound::Relayed(_)
                 | Inbound::Body(_)
-                | Inbound::Query(_) => self.to_agreement.push(item),
+                | Inbound::Query(_)
+                | Inbound::Boot(..) => self.to_agreement.push(item),
             }
         }
         self.to_agreement.flush();
@@ -268,6 +269,7 @@ impl AgreementRole {
             }
             Inbound::Query(pack) => Event::Query(pack),
             Inbound::Body(pack) => Event::Body { pack, authentic: false },
+            Inbound::Boot(id, boot) => Event::Boot(id, boot),
             Inbound::Checkpoint(_) | Inbound::Transfer(_) => unreachable!("goes to the checkpoint role"),
         };
         self.agreement.handle(now, event);
@@ -314,6 +316,7 @@ impl AgreementRole {
             executed: peer.executed,
             stable: peer.stable,
             forgetful: peer.forgetful,
+            boot: peer.boot,
             bad_macs: 0,
             misdeeds: peer.misdeeds.iter().collect(),
         };
