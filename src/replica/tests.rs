@@ -29,33 +29,36 @@ fn client_address() -> SocketAddr {
     "127.0.0.1:9".parse().expect("an address")
 }
 
+fn keys() -> Arc<ClusterKeys> {
+    let client = Identity::from_seed([99; 32]).public();
+    let rights = Rights { read: true, write: true, administer: false };
+    let listed = [(client.client_id(), (client, rights))].into_iter().collect();
+    Arc::new(ClusterKeys {
+        cluster: Digest([5; 32]),
+        instance: 1,
+        replicas: (0..4).map(|i| Identity::from_seed([i; 32]).public()).collect(),
+        clients: Clients::Listed(listed),
+    })
+}
+
+/// Replica `i` as it starts for the `boot`-th time.
+fn start(i: u8, boot: u64, mode: AuthMode, now: Time, change: impl Fn(&mut ReplicaConfig)) -> Replica<Null> {
+    let (me, size) = (ReplicaId(i), ClusterSize::of(4).expect("a size"));
+    let mut config = ReplicaConfig::new(protocol::Config::new(size, me));
+    config.protocol.checkpoint_interval = 8;
+    config.protocol.log_window = 32;
+    config.execution.checkpoint_interval = 8;
+    config.trace = true;
+    change(&mut config);
+    let mut keyring = Keyring::replica(me, &Identity::from_seed([i; 32]), keys(), mode).expect("keys");
+    keyring.begin(&FreshKey::at_boot(boot, [50 + 10 * i + boot as u8; 32])).expect("keys");
+    Replica::new(config, keyring, Null, now).expect("a replica")
+}
+
 impl Cluster {
     fn new(mode: AuthMode, change: impl Fn(&mut ReplicaConfig)) -> Cluster {
-        let size = ClusterSize::of(4).expect("a size");
-        let identities: Vec<Identity> = (0..4).map(|i| Identity::from_seed([i; 32])).collect();
-        let client = Identity::from_seed([99; 32]);
-        let rights = Rights { read: true, write: true, administer: false };
-        let listed = [(client.public().client_id(), (client.public(), rights))].into_iter().collect();
-        let keys = Arc::new(ClusterKeys {
-            cluster: Digest([5; 32]),
-            instance: 1,
-            replicas: identities.iter().map(|i| i.public()).collect(),
-            clients: Clients::Listed(listed),
-        });
-        let now = Time(1_000_000_000);
-        let replica = |(i, identity): (usize, &Identity)| {
-            let me = ReplicaId(i as u8);
-            let mut config = ReplicaConfig::new(protocol::Config::new(size, me));
-            config.protocol.checkpoint_interval = 8;
-            config.protocol.log_window = 32;
-            config.execution.checkpoint_interval = 8;
-            config.trace = true;
-            change(&mut config);
-            let mut keyring = Keyring::replica(me, identity, keys.clone(), mode).expect("keys");
-            keyring.begin(&FreshKey::at_boot(1, [50 + i as u8; 32])).expect("keys");
-            Replica::new(config, keyring, Null, now).expect("a replica")
-        };
-        let replicas = identities.iter().enumerate().map(replica).collect();
+        let (now, keys, client) = (Time(1_000_000_000), keys(), Identity::from_seed([99; 32]));
+        let replicas = (0..4).map(|i| start(i, 1, mode, now, &change)).collect();
         let keyring = Keyring::client(&client, EndpointId(7), keys.clone(), mode).expect("keys");
         let client = Endpoint::new(EndpointConfig::default(), keyring, 1);
         let to_replicas = vec![Vec::new(); 4];
@@ -251,5 +254,38 @@ fn p25_p38_a_state_that_went_wrong_is_found_named_and_healed() {
     agree(&cluster);
     for (id, replica) in cluster.replicas.iter().enumerate().filter(|(id, _)| *id != 2) {
         assert_eq!(replica.status().counters.transfers, 0, "r{id}");
+    }
+}
+
+#[test]
+fn p40_a_replica_that_starts_again_is_heard_under_its_new_keys_and_nobody_stalls() {
+    for mode in [AuthMode::Mac, AuthMode::Signature] {
+        let mut cluster = Cluster::new(mode, |_| {});
+        let session = cluster.client.open_session(4).expect("a session");
+        let ask = |cluster: &mut Cluster| {
+            let began = cluster.now;
+            cluster.client.submit(session, Null::op(0, 3).into()).expect("within the window");
+            assert_eq!(cluster.answer().len(), 3);
+            cluster.now.since(began)
+        };
+        ask(&mut cluster);
+        let old = cluster.replicas[3].status();
+        for boot in 2..5 {
+            cluster.replicas[3] = start(3, boot, mode, cluster.now, |config| config.protocol.forgetful = true);
+            for _ in 0..10 {
+                let took = ask(&mut cluster);
+                assert!(took < Duration::from_millis(20), "boot {boot}: {took:?}");
+            }
+            for _ in 0..15_000 {
+                cluster.turn();
+            }
+            for i in 0..3 {
+                let peer = &cluster.replicas[i].status().peers[2];
+                assert_eq!((peer.id, peer.boot, peer.forgetful, peer.bad_macs), (ReplicaId(3), boot, true, 0));
+                assert!(peer.heard.expect("heard") <= Duration::from_millis(210), "by its heartbeats");
+            }
+            let peers = cluster.replicas[3].status().peers;
+            assert!(peers.iter().all(|peer| peer.boot == 1 && peer.executed > old.executed), "{peers:?}");
+        }
     }
 }
