@@ -34,6 +34,26 @@ struct Entry {
     outcome: Option<Outcome>,
 }
 
+impl Entry {
+    /// Whether this word stays although another of the same replica came after it: committed above tentative, tentative
+    /// of a later view, or of a later position in the same view, above an earlier one.
+    ///
+    /// But what a session-open was refused with, or that a session is gone, nobody keeps: asked again, it is agreed
+    /// again, at a later position. There a tentative word is news, for the others speak of that position and no longer
+    /// of the one that was committed. Of an earlier view it is a late one that was rolled back.
+    fn outranks(&self, kind: ReplyKind, view: View, position: Position) -> bool {
+        match (self.kind, kind) {
+            (ReplyKind::Committed, ReplyKind::Tentative | ReplyKind::ReadOnly) => {
+                view < self.view || position <= self.position
+            }
+            (ReplyKind::Tentative, ReplyKind::Tentative) => (view, position) < (self.view, self.position),
+            (ReplyKind::ReadOnly, ReplyKind::ReadOnly) => view < self.view,
+            (ReplyKind::Tentative, ReplyKind::ReadOnly) => true,
+            (_, ReplyKind::Committed) | (ReplyKind::ReadOnly, ReplyKind::Tentative) => false,
+        }
+    }
+}
+
 /// The replies to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
@@ -109,8 +129,7 @@ impl Certificate {
     }
 
     /// Takes a reply of `from`, whose envelope names `view`. A replica's later word replaces its earlier one, unless
-    /// that was more final: committed above tentative, tentative of a later view above that of an earlier one. Of the
-    /// whole result at most `room` bytes are kept.
+    /// that [outranks](Entry::outranks) it. Of the whole result at most `room` bytes are kept.
     pub(crate) fn insert(&mut self, from: ReplicaId, view: View, reply: ReplyEntry, room: usize) -> Inserted {
         let ReplyEntry { kind, position, result, .. } = reply;
         let digest = match &result {
@@ -132,8 +151,7 @@ impl Certificate {
             return Inserted::Repeated;
         };
         match slot {
-            Some(old) if (old.kind, old.view) > (kind, view) && old.kind != ReplyKind::Committed => Inserted::Repeated,
-            Some(old) if old.kind == ReplyKind::Committed && kind != ReplyKind::Committed => Inserted::Repeated,
+            Some(old) if old.outranks(kind, view, position) => Inserted::Repeated,
             Some(old) if old.digest == digest => {
                 let news = (old.kind, old.view, old.position) != (kind, view, position) || fresh_outcome.is_some();
                 old.outcome = old.outcome.take().or(fresh_outcome);
@@ -363,6 +381,44 @@ mod tests {
                 last = insert(&mut certificate, &said);
             }
             prop_assert!(matches!(last, Verdict::Accepted(_)), "{:?}", certificate);
+        }
+
+        /// What is not kept (a refusal, no session) is agreed anew whenever it is asked for, each time at a later
+        /// position. Whatever was lost of earlier rounds, and whoever answered them tentatively or committed: the
+        /// first round of which a quorum is heard is accepted.
+        #[test]
+        fn p05_an_answer_agreed_anew_is_not_kept_out_by_older_ones(
+            f in 1usize..=2,
+            weak in any::<bool>(),
+            rounds in prop::collection::vec((0..3u64, prop::collection::vec((any::<bool>(), any::<bool>()), 7)), 0..20),
+            last in prop::collection::vec(any::<bool>(), 7),
+        ) {
+            let size = ClusterSize::tolerating(f).unwrap();
+            let mut certificate = Certificate::new(size, Rule::Ordered { weak });
+            let refused = |last: u64| Outcome::Refused(crate::wire::Refusal::Counter { last });
+            let mut say = |from: usize, view: u64, committed: bool, round: u64| {
+                let kind = if committed { ReplyKind::Committed } else { ReplyKind::Tentative };
+                let (position, result) = (Position(10 + round), ReplyResult::Full(refused(round)));
+                let reply = ReplyEntry { session: SessionId::NONE, t: 1, kind, position, result };
+                certificate.insert(ReplicaId(from as u8), View(view), reply, usize::MAX);
+                certificate.verdict()
+            };
+            let mut view = 0;
+            for (round, (views, answers)) in rounds.iter().enumerate() {
+                view += views;
+                let heard = answers.iter().enumerate().take(size.n()).filter(|(_, (lost, _))| !lost);
+                for (from, &(_, committed)) in heard {
+                    if let Verdict::Accepted(accepted) = say(from, view, committed, round as u64) {
+                        prop_assert_eq!(accepted.outcome, refused(round as u64));
+                        return Ok(());
+                    }
+                }
+            }
+            let mut verdict = Verdict::Open;
+            for (from, &committed) in last.iter().enumerate().take(size.quorum()) {
+                verdict = say(from, view, committed, 100);
+            }
+            prop_assert!(matches!(&verdict, Verdict::Accepted(a) if a.position == Position(110)), "{:?}", certificate);
         }
 
         /// A query's result was given by w correct replicas; a hopeless one cannot be saved.

@@ -228,6 +228,20 @@ fn p05_positions_must_agree_too() {
 }
 
 #[test]
+fn p05_a_tentative_reply_that_was_rolled_back_and_came_late_takes_no_committed_one_back() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(1);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    stage.say(0, 1, &[entry(SESSION, 1, COMMITTED, 5, done(b"x"))]);
+    stage.say(0, 0, &[entry(SESSION, 1, TENTATIVE, 6, done(b"y"))]);
+    stage.say(1, 1, &[entry(SESSION, 1, TENTATIVE, 5, done(b"x"))]);
+    stage.nothing();
+    stage.say(2, 1, &[entry(SESSION, 1, TENTATIVE, 5, done(b"x"))]);
+    assert_eq!(stage.result(), Ok(Bytes::from_static(b"x")));
+}
+
+#[test]
 fn p05_w_committed_are_enough_only_without_the_read_only_optimisation() {
     let mut stage = Stage::new(EndpointConfig { read_only: false, ..config() });
     let session = stage.open(1);

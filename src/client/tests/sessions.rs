@@ -68,6 +68,56 @@ fn p09_two_endpoints_refused_together_do_not_meet_at_one_counter() {
     assert_ne!(next(1), next(2), "the second would be given the first's session");
 }
 
+/// Replicas 0 and 1 had caught up when they answered at batch 5, 2 and 3 were not heard. Whoever asks again is ordered
+/// again, at batch 9, and answered there by all of them tentatively.
+fn answered_anew(stage: &mut Stage, session: SessionId, t: u64, before: &Outcome, now: &Outcome) {
+    for from in 0..2 {
+        stage.say(from, 0, &[entry(session, t, COMMITTED, 5, ReplyResult::Full(before.clone()))]);
+    }
+    stage.nothing();
+    for from in 0..3 {
+        stage.say(from, 0, &[entry(session, t, TENTATIVE, 9, ReplyResult::Full(now.clone()))]);
+    }
+}
+
+#[test]
+fn p09_an_open_that_is_refused_anew_each_time_it_is_ordered_is_refused() {
+    let refused = Outcome::Refused(Refusal::Counter { last: 50_000 });
+    // The second: the answer was lost, and the session had expired and made room before the open was ordered again.
+    for before in [refused.clone(), Outcome::Done(Bytes::copy_from_slice(&40u64.to_le_bytes()))] {
+        let mut stage = Stage::new(config());
+        let session = stage.endpoint.open_session(8).unwrap();
+        let first = counter(&stage.turn());
+        answered_anew(&mut stage, SessionId::NONE, first, &before, &refused);
+        let heard = stage.turn();
+        assert!(counter(&heard) > 50_000, "an older answer keeps no newer one out");
+        stage.grant(&heard, SESSION);
+        stage.turn();
+        assert_eq!(stage.endpoint.session_id(session), Some(SESSION));
+    }
+}
+
+#[test]
+fn p09_a_session_found_lost_anew_each_time_it_is_asked_for_is_lost() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(4);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    answered_anew(&mut stage, SESSION, 1, &Outcome::NoSession, &Outcome::NoSession);
+    assert_eq!(stage.result(), Err(RequestError::SessionLost { session: SESSION }));
+}
+
+#[test]
+fn p09_a_close_whose_answers_were_lost_ends_though_the_session_is_gone_by_then() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(4);
+    stage.endpoint.close_session(session);
+    assert_eq!(stage.turn()[0].asked[0].kind, RequestKind::Close);
+    answered_anew(&mut stage, SESSION, 1, &Outcome::Done(Bytes::new()), &Outcome::NoSession);
+    stage.nothing();
+    assert_eq!((stage.endpoint.sessions(), stage.endpoint.outstanding()), (0, 0));
+}
+
 #[test]
 fn p09_a_refusal_for_good_is_an_error_and_the_next_request_asks_again() {
     let mut stage = Stage::new(config());
