@@ -58,6 +58,10 @@ const KEPT_SWARM: &[u64] = &[
     // A replica's committed refusal of an open kept out, at the client, what it said when the open was ordered again:
     // tentatively, at a later position. So no three ever agreed on one.
     103390,
+    // A body was replaced by the same one under a longer proof, and the count of its client's bytes went below zero.
+    235564, 247469, 248413,
+    // A backup was paused before anybody had heard it, and came back to a log that had gone on: it fetches the state.
+    200896,
 ];
 
 #[test]

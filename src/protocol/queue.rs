@@ -146,11 +146,12 @@ impl Bodies {
     /// Keeps `pack`; the oldest of the same client go when its quota is full.
     pub fn insert(&mut self, pack: Pack, authentic: bool, client_bytes_max: usize) {
         let (digest, client, size) = (pack.digest(), pack.client(), pack.encoded().len());
-        if let Some(known) = self.packs.get_mut(&digest) {
-            if authentic && !known.authentic {
-                *known = Body { pack, authentic };
+        if let Some(known) = self.packs.get(&digest) {
+            if known.authentic || !authentic {
+                return;
             }
-            return;
+            // Its proof is not under the digest, and may be of another length.
+            self.remove(&digest);
         }
         let used = self.bytes.entry(client).or_default();
         let order = self.order.entry(client).or_default();
@@ -182,6 +183,65 @@ impl Bodies {
         if order.is_empty() {
             self.order.remove(&client);
             self.bytes.remove(&client);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::{EndpointId, SessionId};
+    use crate::wire::{PackBuilder, Proof, Request, RequestKind};
+
+    /// What client 1 asks under number `t`, with a proof that is longer or shorter and does not change the digest.
+    fn pack(t: u64, signed: bool) -> Pack {
+        let request = Request { session: SessionId(1), t, low: 0, kind: RequestKind::Ordered, op: &[7; 100][..] };
+        let mut builder = PackBuilder::new(ClientId(1), EndpointId(1));
+        builder.push(&request);
+        builder.finish(false, |_, proof| match signed {
+            true => proof.write(Proof::Signature { identity: &[1; 64], signature: &[2; 64] }),
+            false => proof.write(Proof::Vector(&[[0; 8]; 4])),
+        })
+    }
+
+    fn held(bodies: &Bodies) -> usize {
+        bodies.packs.values().map(|body| body.pack.encoded().len()).sum()
+    }
+
+    #[test]
+    fn p21_the_same_body_under_a_longer_proof_is_counted_as_what_it_is() {
+        let (vector, signed) = (pack(1, false), pack(1, true));
+        assert!(vector.digest() == signed.digest() && vector.encoded().len() < signed.encoded().len());
+        let mut bodies = Bodies::default();
+        bodies.insert(vector, false, 1 << 20);
+        bodies.insert(signed.clone(), true, 1 << 20);
+        assert_eq!(bodies.bytes[&ClientId(1)], signed.encoded().len());
+        bodies.remove(&signed.digest());
+        assert!(bodies.packs.is_empty() && bodies.order.is_empty() && bodies.bytes.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn p21_bodies_stay_within_the_clients_quota_and_are_counted_right(
+            steps in prop::collection::vec((0..3u8, 0..8u64, any::<bool>(), any::<bool>()), 0..60),
+        ) {
+            let quota = 4 * pack(0, true).encoded().len();
+            let mut bodies = Bodies::default();
+            for (step, t, signed, authentic) in steps {
+                match step {
+                    0 => bodies.remove(&pack(t, signed).digest()),
+                    _ => {
+                        bodies.insert(pack(t, signed), authentic, quota);
+                        let (_, good) = bodies.get(&pack(t, signed).digest()).expect("the newest is kept");
+                        prop_assert!(good || !authentic);
+                    }
+                }
+                prop_assert_eq!(bodies.bytes.get(&ClientId(1)).copied().unwrap_or(0), held(&bodies));
+                prop_assert!(held(&bodies) <= quota);
+                prop_assert_eq!(bodies.order.get(&ClientId(1)).map_or(0, VecDeque::len), bodies.packs.len());
+            }
         }
     }
 }
