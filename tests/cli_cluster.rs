@@ -107,6 +107,10 @@ fn the_store_from_the_command_line() {
     let status = lab.until(|status| status["health"] == "HEALTHY");
     assert_eq!(status["replicas"].as_array().unwrap().len(), 4);
     assert!(ok(&castra(&["status", dir])).contains("HEALTHY, can lose 1 more replica"));
+    assert_eq!(ok(&castra(&["diff-state", dir, "r2"])), "r2: no difference was found since it started\n");
+    let differs: serde_json::Value = serde_json::from_str(&ok(&castra(&["diff-state", dir, "--json"]))).unwrap();
+    assert_eq!((differs["differs"].as_bool(), differs["replicas"].as_object().unwrap().len()), (Some(false), 4));
+    assert_eq!(castra(&["diff-state", dir, "r9"]).status.code(), Some(2));
 
     ok(&castra(&["down", dir]));
     fails(&castra(&["status", dir]), "E007");

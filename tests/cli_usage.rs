@@ -49,6 +49,7 @@ fn every_verb_has_help_with_an_example() {
         "up",
         "down",
         "status",
+        "diff-state",
         "kv",
         "kv get",
         "kv put",

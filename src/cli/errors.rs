@@ -2,6 +2,7 @@
 //!
 //! Codes are stable: documentation, scripts and search engines know them. Each has a snapshot test.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::io;
 use std::net::SocketAddr;
@@ -79,6 +80,21 @@ pub enum Error {
         have: usize,
         /// The receive buffer that was asked for, bytes.
         want: usize,
+    },
+    /// E011: a replica's state is, or was, not that of the others.
+    Diverged {
+        /// Which replica.
+        replica: String,
+        /// The checkpoint at which it showed.
+        n: u64,
+        /// Whose state it was compared with, if not with one that a quorum certified.
+        with: Option<String>,
+        /// Pages that differ.
+        count: u64,
+        /// The first of them, by region.
+        pages: BTreeMap<String, Vec<u32>>,
+        /// Compared at `n`; otherwise some pages were only changed after it.
+        exact: bool,
     },
     /// E013: a request found no certificate in time.
     ClientTimeout {
@@ -201,6 +217,7 @@ impl Error {
             Error::ForeignCluster { .. } => "E005",
             Error::TooFewReplicas { .. } => "E007",
             Error::SocketDrops { .. } => "E009",
+            Error::Diverged { .. } => "E011",
             Error::ClientTimeout { .. } => "E013",
             Error::Cores(_) => "E014",
             Error::KeyReadable { .. } => "E015",
@@ -234,6 +251,7 @@ impl Error {
             | Error::ForeignCluster { .. }
             | Error::TooFewReplicas { .. }
             | Error::SocketDrops { .. }
+            | Error::Diverged { .. }
             | Error::ClientTimeout { .. }
             | Error::File { .. }
             | Error::Running { .. }
@@ -303,6 +321,19 @@ impl Error {
             Error::SocketDrops { replica, drops, have, .. } => {
                 format!("{replica} lost {drops} datagrams in the kernel: its receive buffer is {have} bytes")
             }
+            Error::Diverged { replica, n, with, count, pages, exact } => {
+                let with = with
+                    .as_ref()
+                    .map_or("the one that a quorum certified".to_owned(), |with| format!("that of {with}"));
+                let named = pages.values().map(Vec::len).sum::<usize>() as u64;
+                let each = pages.iter().map(|(region, pages)| format!("{region} {}", list(pages)));
+                format!(
+                    "the state of {replica} is not {with} at checkpoint {n}: {count} pages differ{}: {}{}",
+                    if *exact { "" } else { ", those changed since then included" },
+                    each.collect::<Vec<_>>().join("; "),
+                    if *count > named { ", …" } else { "" },
+                )
+            }
             Error::ClientTimeout { operation, after, need, n, matching, differing, silent, unauthentic, .. } => {
                 format!(
                     "{operation}: no {need} of {n} replicas agreed within {:.1} s: {matching} matching, {differing} differing, {} \
@@ -368,6 +399,16 @@ impl Error {
             Error::SocketDrops { want, .. } => format!(
                 "net.core.rmem_max caps the buffer ({want} bytes were asked for), or the replica gets too little CPU"
             ),
+            Error::Diverged { with: None, .. } => {
+                "bad memory, another build of the service on that host, or a service that looks at a clock, at randomness or \
+                 at the order of a hash map"
+                    .into()
+            }
+            Error::Diverged { with: Some(_), .. } => {
+                "a service that is not deterministic: it looks at a clock, at randomness, at the order of a hash map, or at \
+                 anything else that is not in the operation, the state and the context"
+                    .into()
+            }
             Error::ClientTimeout { unauthentic: 1.., matching: 0, .. } => {
                 "client and replicas hold different keys: another cluster.toml, client key or instance".into()
             }
@@ -452,6 +493,17 @@ impl Error {
                 None => "castra status".into(),
             },
             Error::SocketDrops { want, .. } => format!("sysctl -w net.core.rmem_max={want}\nthen restart the replica"),
+            Error::Diverged { with: None, .. } => {
+                "nothing is lost: it fetches the certified state by itself and goes on\n\
+                 if it comes again on the same host, test that host's memory; if on several, run the service under the simulator: \
+                 it names the first operation that differs"
+                    .into()
+            }
+            Error::Diverged { with: Some(_), .. } => {
+                "the cluster has stopped, and keeps its states to be looked at\n\
+                 run the service under the simulator: it names the first operation that differs"
+                    .into()
+            }
             Error::ClientTimeout { maybe_executed, .. } => {
                 let look = "castra status shows which replicas are up and what they reject";
                 let fate = if *maybe_executed { "\nit was sent and may have been executed: look before you ask again" } else { "" };
@@ -552,6 +604,14 @@ mod tests {
             unauthentic,
             maybe_executed: unauthentic == 0,
         };
+        let diverged = |with, count, exact| Error::Diverged {
+            replica: "r1".into(),
+            n: 4_096,
+            with,
+            count,
+            pages: [("service".to_owned(), vec![17, 4_711])].into(),
+            exact,
+        };
         let beyond = |lab_keys| Error::LabBeyondLoopback {
             address: "10.0.0.7:7000".parse().unwrap(),
             cluster: "lab/cluster.toml".into(),
@@ -595,6 +655,9 @@ mod tests {
                 },
             ),
             ("E009", Error::SocketDrops { replica: "r3".into(), drops: 41, have: 212_992, want: 4 << 20 }),
+            ("E011", diverged(None, 2, true)),
+            ("E011-many", diverged(None, 700, false)),
+            ("E011-split", diverged(Some("r2".into()), 2, true)),
             ("E013-down", timeout(1, 3, 0)),
             ("E013-keys", timeout(0, 4, 12)),
             ("E013-disagree", timeout(2, 1, 0)),
@@ -651,7 +714,7 @@ mod tests {
     #[test]
     fn codes_of_the_manual_exist() {
         let codes: Vec<&str> = catalogue().iter().map(|(_, error)| error.code()).collect();
-        for code in ["E001", "E002", "E003", "E004", "E005", "E007", "E009", "E013", "E014", "E015", "W016"] {
+        for code in ["E001", "E002", "E003", "E004", "E005", "E007", "E009", "E011", "E013", "E014", "E015", "W016"] {
             assert!(codes.contains(&code), "{code}");
         }
     }

@@ -7,6 +7,7 @@
 mod check;
 pub mod config;
 mod connect;
+mod diff;
 pub mod errors;
 mod files;
 mod http;
@@ -49,6 +50,8 @@ enum Verb {
     Down(updown::Down),
     /// Show what the replicas say of themselves
     Status(status::Status),
+    /// Say which pages of a replica's state differed from those of the others
+    DiffState(diff::DiffState),
     /// Run one replica
     Replica(replica::ReplicaArgs),
     /// Use the replicated key-value store
@@ -121,6 +124,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Up(args) => updown::up(&args),
         Verb::Down(args) => updown::down(&args),
         Verb::Status(args) => status::status(&args),
+        Verb::DiffState(args) => diff::diff_state(&args),
         Verb::Replica(args) => replica::replica(&args),
         Verb::Kv(args) => kv::run(args),
         Verb::Demo(args) => lab::demo::demo(&args),

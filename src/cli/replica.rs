@@ -408,6 +408,7 @@ impl About {
             fetching: report.transferring.map(|n| n.0),
             fetched_pages: report.fetched.pages,
             divergence: report.divergence.as_ref().map(divergence),
+            differences: report.differences.iter().map(|(id, found)| (id.to_string(), divergence(found))).collect(),
             peers: report.peers.iter().map(peer).collect(),
             foreign: report
                 .foreign

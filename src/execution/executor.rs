@@ -143,6 +143,7 @@ impl<S: Service> Executor<S> {
                 self.halt(out);
                 out.push(Output::Halted { n, root, diverged });
             }
+            Command::Compare { n, others } => out.push(Output::Compare { n, others }),
             Command::Install { n, pages } => match self.install(n, pages) {
                 Ok(()) => out.push(Output::Installed(n)),
                 Err(text) => out.push(Output::Unfit(text)),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::Verified;
 use crate::state::Page;
-use crate::types::{ClientId, Digest, EndpointId, Position, SeqNum, SessionId, View};
+use crate::types::{ClientId, Digest, EndpointId, Position, ReplicaId, SeqNum, SessionId, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind};
 
 /// Work for the execution role, in the order in which it must be done.
@@ -52,6 +52,13 @@ pub enum Command {
         /// The own root there is another (P25).
         diverged: bool,
     },
+    /// Handed on, behind everything that was sealed before: compare the state at `n` with that of others (P25).
+    Compare {
+        /// The checkpoint.
+        n: SeqNum,
+        /// The others, and their roots there.
+        others: Vec<(ReplicaId, Digest)>,
+    },
     /// The certified state at `n`, all its pages by region, in place of the own one.
     Install {
         /// The checkpoint.
@@ -80,6 +87,13 @@ pub enum Output {
         root: Digest,
         /// The own root there is another (P25).
         diverged: bool,
+    },
+    /// Of [`Command::Compare`].
+    Compare {
+        /// The checkpoint.
+        n: SeqNum,
+        /// The others, and their roots there.
+        others: Vec<(ReplicaId, Digest)>,
     },
     /// The state was replaced; whatever was answered before came from the old one.
     Installed(SeqNum),

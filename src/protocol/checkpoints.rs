@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::certificate::Certificate;
 use super::{Action, Agreement, Misdeed, Mode, Notice};
-use crate::types::{Digest, ReplicaId, SeqNum};
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum};
 use crate::wire::{Message, SignedCheckpoint};
 
 /// Votes for checkpoints above the low watermark, and proofs of those that are stable.
@@ -21,6 +21,8 @@ struct Votes {
     roots: Certificate<Digest>,
     signed: BTreeMap<ReplicaId, SignedCheckpoint>,
     suspected: bool,
+    /// In a split: whose state was, or is being, compared with ours.
+    compared: ReplicaSet,
 }
 
 impl Checkpoints {
@@ -106,6 +108,13 @@ impl Agreement {
         let ours = self.checkpoints.own.get(&n).copied();
         let Some(votes) = self.checkpoints.votes.get_mut(&n) else { return };
         if votes.roots.is_split(size, size.quorum()) {
+            if let Some(ours) = ours {
+                let differ = votes.roots.votes().filter(|(r, root)| *r != me && *root != ours);
+                let others: Vec<_> = differ.filter(|(r, _)| votes.compared.insert(*r)).collect();
+                if !others.is_empty() {
+                    self.actions.push_back(Action::Compare { n, others });
+                }
+            }
             if self.mode == Mode::Normal {
                 self.mode = Mode::Split;
                 self.notice(Notice::Split(n));

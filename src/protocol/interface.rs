@@ -119,6 +119,13 @@ pub enum Action {
         /// This replica's own root there is another (P25).
         diverged: bool,
     },
+    /// Find out which pages differ from those of others, each of whom signed another root at `n` (P25).
+    Compare {
+        /// The checkpoint.
+        n: SeqNum,
+        /// The others, and their roots.
+        others: Vec<(ReplicaId, Digest)>,
+    },
     /// Make `record` durable, then answer with [`Event::Persisted`].
     Persist(PersistToken, Record),
     /// Checkpoint `n` is stable: earlier ones can go (P24).

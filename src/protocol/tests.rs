@@ -57,6 +57,8 @@ struct One {
     queries: Vec<SeqNum>,
     /// Transfers asked for: n, and whether because of a divergence.
     transfers: Vec<(u64, bool)>,
+    /// Comparisons asked for: n, and with how many.
+    compared: Vec<(u64, usize)>,
     /// Answers of the disk are held back.
     slow_disk: bool,
     tokens: Vec<PersistToken>,
@@ -73,8 +75,8 @@ impl One {
         change(&mut config);
         let now = Time(1_000_000_000);
         let core = Agreement::new(config, now).unwrap();
-        let (sent, did, notices, queries, transfers, tokens) = Default::default();
-        One { core, now, sent, did, notices, queries, transfers, slow_disk: false, tokens }
+        let (sent, did, notices, queries, transfers, compared, tokens) = Default::default();
+        One { core, now, sent, did, notices, queries, transfers, compared, slow_disk: false, tokens }
     }
 
     /// What `replica` was caught at.
@@ -127,6 +129,7 @@ impl One {
                 Action::Commit(n) => self.did.push(Did::Committed(n.0)),
                 Action::Rollback(n) => self.did.push(Did::Rollback(n.0)),
                 Action::Query { after, .. } => self.queries.push(after),
+                Action::Compare { n, others } => self.compared.push((n.0, others.len())),
                 Action::Transfer { n, diverged, .. } => self.transfers.push((n.0, diverged)),
                 Action::Persist(token, _) if self.slow_disk => self.tokens.push(token),
                 Action::Persist(token, _) => self.core.handle(self.now, Event::Persisted(token)),

@@ -3,11 +3,13 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::transfer::{Divergence, Fetch, FetchStats, Found, Serve};
 use crate::auth::{Signer, Verified};
+use crate::limits::REPLICAS_MAX;
 use crate::protocol;
-use crate::state::{Digester, Keep, Page, Progress, RegionId, Sealed, Shipment};
+use crate::state::{Digester, Keep, Mirror, Page, Progress, RegionId, Sealed, Shipment};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 use crate::wire::{Message, SignedCheckpoint, StateAnswer};
 
@@ -28,6 +30,13 @@ pub enum Task {
         root: Digest,
         /// The own root there is another (P25).
         diverged: bool,
+    },
+    /// Which pages differ from those of others, who signed these roots at `n` (P25)?
+    Compare {
+        /// The checkpoint.
+        n: SeqNum,
+        /// The others, and their roots.
+        others: Vec<(ReplicaId, Digest)>,
     },
     /// A FETCH-STATE or STATE of another replica.
     Message(Verified<Message>),
@@ -72,7 +81,21 @@ pub struct Checkpointer {
     /// A transfer that begins when everything sealed is digested.
     target: Option<(SeqNum, Digest, bool)>,
     progress: FetchStats,
+    comparisons: VecDeque<(SeqNum, ReplicaId, Digest)>,
+    comparison: Option<Comparison>,
+    differences: Vec<(ReplicaId, Divergence)>,
 }
+
+/// A look at where the state of one peer differs from ours.
+struct Comparison {
+    peer: ReplicaId,
+    fetch: Fetch,
+    mirror: Mirror,
+    until: Time,
+}
+
+/// So long a peer may take.
+const COMPARISON_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Claims that may wait; more than all replicas can have in flight for a log window of checkpoints. Others are dropped,
 /// and come again by STATUS.
@@ -97,6 +120,9 @@ impl Checkpointer {
             answers: VecDeque::new(),
             target: None,
             progress: FetchStats::default(),
+            comparisons: VecDeque::new(),
+            comparison: None,
+            differences: Vec::new(),
         }
     }
 
@@ -108,6 +134,11 @@ impl Checkpointer {
             Task::Claim(checkpoint) if self.claims.len() < CLAIMS_MAX => self.claims.push_back(checkpoint),
             Task::Claim(_) => {}
             Task::Transfer { n, root, diverged } => self.target = Some((n, root, diverged)),
+            Task::Compare { n, others } => {
+                // There is one split only; more of its members may become known.
+                self.comparisons.extend(others.into_iter().map(|(peer, root)| (n, peer, root)));
+                self.comparisons.truncate(REPLICAS_MAX);
+            }
             Task::Message(message) => {
                 let Some(from) = message.replica() else { return };
                 match message.into_inner() {
@@ -141,11 +172,13 @@ impl Checkpointer {
 
     /// When [`Checkpointer::step`] is due though nothing new came; in the past if it is now.
     pub fn deadline(&self) -> Time {
-        self.serve.deadline().min(self.fetch.deadline())
+        let comparison = self.comparison.as_ref().map_or(Time::NEVER, |c| c.fetch.deadline().min(c.until));
+        self.serve.deadline().min(self.fetch.deadline()).min(comparison)
     }
 
     fn may_begin(&self) -> bool {
-        self.target.is_some() && self.digester.is_done()
+        let compares = !self.comparisons.is_empty() && self.comparison.is_none() && !self.fetch.is_active();
+        (self.target.is_some() || compares) && self.digester.is_done()
     }
 
     /// Does a slice of work: one signature, one answer to a peer, a few of the answers of peers, or about `pages` pages.
@@ -161,6 +194,7 @@ impl Checkpointer {
         if let Some((to, answer)) = self.serve.answer(now, digester) {
             found.push(Finding::Send(to, Message::State(answer)));
         }
+        self.compare(now, found);
         self.fetch(now, found);
         let progress = self.digester.step(pages);
         let done: Vec<_> = self.digester.take_done().collect();
@@ -176,6 +210,39 @@ impl Checkpointer {
                     found.push(Finding::Checkpoint(self.keys.sign_checkpoint(checkpoint.n, checkpoint.root)));
                 }
             }
+        }
+    }
+
+    /// A step of a comparison. Answers that are not for it stay for [`fetch`](Checkpointer::fetch).
+    fn compare(&mut self, now: Time, found: &mut Vec<Finding>) {
+        if self.comparison.is_none()
+            && self.digester.is_done()
+            && !self.fetch.is_active()
+            && let Some((n, peer, root)) = self.comparisons.pop_front()
+        {
+            let mut mirror = self.digester.mirror().clone();
+            let fetch = Fetch::compare(peer, now.0, &mut mirror, n, root);
+            self.comparison = Some(Comparison { peer, fetch, mirror, until: now + COMPARISON_PATIENCE });
+        }
+        let Some(Comparison { peer, fetch, mirror, until }) = &mut self.comparison else { return };
+        for (from, answer) in &self.answers {
+            fetch.answer(now, mirror, *from, answer.clone());
+        }
+        let mut results = Vec::new();
+        fetch.poll(now, mirror, &mut results);
+        let mut done = *until <= now;
+        for result in results {
+            match result {
+                Found::Ask(peer, request) => found.push(Finding::Send(peer, Message::FetchState(request))),
+                Found::Compared => done = true,
+                Found::Absent(_) | Found::Complete { .. } => {}
+            }
+        }
+        if done {
+            self.differences.retain(|(id, _)| id != peer);
+            self.differences.extend(fetch.divergence().map(|divergence| (*peer, divergence.clone())));
+            self.differences.sort_by_key(|(id, _)| *id);
+            self.comparison = None;
         }
     }
 
@@ -199,6 +266,7 @@ impl Checkpointer {
             found.push(match result {
                 Found::Ask(peer, request) => Finding::Send(peer, Message::FetchState(request)),
                 Found::Absent(n) => Finding::Absent(n),
+                Found::Compared => continue,
                 Found::Complete { n, root, pages } => Finding::Complete { n, root, pages },
             });
         }
@@ -222,6 +290,11 @@ impl Checkpointer {
     /// What was wrong here when this replica last diverged (P25).
     pub fn divergence(&self) -> Option<&Divergence> {
         self.fetch.divergence()
+    }
+
+    /// What differs from the states of others where no digest could be certified (P25).
+    pub fn differences(&self) -> &[(ReplicaId, Divergence)] {
+        &self.differences
     }
 
     /// What `peer` sent in transfers that no correct replica sends.

@@ -177,6 +177,7 @@ impl<S: Service> Replica<S> {
             transferring: self.agreement.transfer_target(),
             fetched: self.checkpointer.fetched(),
             divergence: self.checkpointer.divergence().cloned(),
+            differences: self.checkpointer.differences().to_vec(),
             peers: self.agreement.peers().map(peer).collect(),
             rejects,
             foreign: self.network.foreign(),
@@ -256,6 +257,9 @@ impl<S: Service> Replica<S> {
             Action::Transfer { n, root, diverged } => {
                 self.executor.handle(now, Command::Halt { n, root, diverged }, &mut self.outputs);
             }
+            Action::Compare { n, others } => {
+                self.executor.handle(now, Command::Compare { n, others }, &mut self.outputs);
+            }
             // Memory mode: nothing survives a crash, so there is nothing to wait for.
             Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
             Action::Stable { .. } => {}
@@ -287,6 +291,7 @@ impl<S: Service> Replica<S> {
             Output::Halted { n, root, diverged } => {
                 self.checkpointer.handle(Task::Transfer { n, root, diverged });
             }
+            Output::Compare { n, others } => self.checkpointer.handle(Task::Compare { n, others }),
             Output::Installed(_) => {}
             Output::Unfit(text) => self.stopped = Some(text),
             Output::Stopped { position, message } => {

@@ -36,6 +36,8 @@ pub struct StatusReport {
     pub fetched: FetchStats,
     /// What was wrong in its state when it last diverged (P25).
     pub divergence: Option<Divergence>,
+    /// What differs from the states of others where no digest could be certified (P25).
+    pub differences: Vec<(ReplicaId, Divergence)>,
     /// The other replicas.
     pub peers: Vec<PeerReport>,
     /// What was dropped before it reached agreement, by reason.

@@ -289,3 +289,31 @@ fn p40_a_replica_that_starts_again_is_heard_under_its_new_keys_and_nobody_stalls
         }
     }
 }
+
+#[test]
+fn p25_where_no_state_can_be_certified_the_replicas_say_what_differs_from_whom() {
+    let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+    let session = cluster.client.open_session(4).expect("a session");
+    work(&mut cluster, session, 3);
+    for (replica, at) in [(1, 2_000), (2, 3_000)] {
+        cluster.replicas[replica].executor.state_mut().service.write(crate::state::PageId(0), at..at + 1)[0] ^= 1;
+    }
+    for _ in 0..8 {
+        cluster.client.submit(session, Null::op(10, 200).into()).expect("within the window");
+        idle(&mut cluster, Duration::from_millis(5));
+        while cluster.client.poll_completion().is_some() {}
+    }
+    idle(&mut cluster, Duration::from_millis(200));
+    let page = (crate::types::RegionId::Service, 0);
+    for (i, replica) in cluster.replicas.iter().enumerate() {
+        let report = replica.status();
+        assert_eq!(report.mode, protocol::Mode::Split, "r{i}");
+        let differs: Vec<u8> = report.differences.iter().map(|(id, _)| id.0).collect();
+        let expected: &[u8] = [&[1, 2][..], &[0, 2, 3], &[0, 1, 3], &[1, 2]][i];
+        assert_eq!(differs, expected, "r{i}");
+        for (with, found) in &report.differences {
+            assert_eq!((found.pages.as_slice(), found.count, found.exact), (&[page][..], 1, true), "r{i} and {with}");
+        }
+        assert_eq!(report.counters.transfers, 0, "it keeps its state");
+    }
+}

@@ -127,7 +127,7 @@ impl Core {
                     self.committed.push((n, None));
                     self.agreement.handle(now, Event::Transferred(n));
                 }
-                Action::Query { .. } | Action::Stable { .. } | Action::Notice(_) => {}
+                Action::Query { .. } | Action::Stable { .. } | Action::Compare { .. } | Action::Notice(_) => {}
                 Action::Persist(token, _) if self.disk.is_zero() => {
                     self.agreement.handle(now, Event::Persisted(token));
                 }

@@ -23,6 +23,8 @@ pub struct Report {
     pub reads: usize,
     /// Batches that every live replica committed.
     pub batches: SeqNum,
+    /// States that replicas fetched from others.
+    pub transfers: u64,
     /// Turns, arrivals and losses.
     pub events: u64,
     /// Equal for two runs that are equal in every event and byte.

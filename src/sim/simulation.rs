@@ -430,6 +430,7 @@ impl<S: Service> Simulation<S> {
             operations: history.len(),
             reads: history.iter().filter(|o| o.placed == Placed::Unordered).count(),
             batches: self.live().map(|(id, _)| self.agreement.last(id)).max().unwrap_or_default(),
+            transfers: self.live().map(|(_, replica)| replica.status().counters.transfers).sum(),
             events: self.world.trace().events(),
             trace: self.world.trace().digest(),
             network: self.world.network().counters(),

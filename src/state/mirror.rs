@@ -21,7 +21,7 @@ pub struct Keep {
 }
 
 /// See the module.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Mirror {
     keep: Keep,
     trees: [Tree; 2],
@@ -36,7 +36,7 @@ pub struct Mirror {
 }
 
 /// A checkpoint, as what the one after it replaced.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Past {
     checkpoint: Checkpoint,
     pages: Vec<(u64, Arc<Page>, Cv)>,

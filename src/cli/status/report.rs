@@ -54,6 +54,8 @@ pub struct ReplicaStatus {
     pub fetched_pages: u64,
     /// What was wrong in its state when it last diverged.
     pub divergence: Option<Divergence>,
+    /// What differs from the states of others where no digest could be certified, by replica.
+    pub differences: BTreeMap<String, Divergence>,
     /// The others, as it sees them.
     pub peers: BTreeMap<String, PeerStatus>,
     /// Datagrams and frames dropped, by reason.

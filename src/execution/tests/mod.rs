@@ -204,6 +204,7 @@ fn replies(out: Vec<Output>) -> Vec<Reply> {
             | Output::Unexecuted(_)
             | Output::Sealed(_)
             | Output::Halted { .. }
+            | Output::Compare { .. }
             | Output::Installed(_)
             | Output::Unfit(_)
             | Output::Stopped { .. } => None,

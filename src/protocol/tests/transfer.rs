@@ -145,7 +145,7 @@ fn p25_a_split_replica_keeps_its_state() {
         backup.agree(n);
     }
     backup.checkpoint(1, K, 1).checkpoint(0, K, 2).checkpoint(2, K, 3);
-    assert_eq!(backup.core.mode(), Mode::Split);
+    assert_eq!((backup.core.mode(), backup.compared.as_slice()), (Mode::Split, &[(K, 2)][..]));
     backup.certified(2 * K, 7).pass(Duration::from_secs(1));
     assert!(backup.transfers.is_empty());
 }

@@ -27,6 +27,8 @@ const REST: Duration = Duration::from_millis(10);
 const REST_DOUBLINGS_MAX: u32 = 5;
 /// Peers that do not hold the checkpoint are asked again after so long, and agreement is told that nobody has it.
 const ABSENT: Duration = Duration::from_millis(50);
+/// Agreement is told so too when nothing came for so long: who has it may be silent, and others have a later one.
+const STUCK: Duration = Duration::from_millis(250);
 /// When every peer was caught, all are forgiven after so long: perhaps it is not they that are wrong.
 const FORGIVE: Duration = Duration::from_secs(1);
 
@@ -37,6 +39,8 @@ pub enum Found {
     Ask(ReplicaId, FetchState),
     /// Nobody serves checkpoint `n` any more: another target is needed.
     Absent(SeqNum),
+    /// Every node that differs was looked at, and no page fetched.
+    Compared,
     /// The certified state at `n` is here: all its pages.
     Complete {
         /// The checkpoint.
@@ -91,7 +95,9 @@ struct Source {
     /// Requests in a row without an answer.
     failures: u32,
     rest_until: Time,
-    /// It says that it has not got the target, until then.
+    /// It says that it has not got the target.
+    absent: bool,
+    /// It is not asked again until then.
     absent_until: Time,
     /// It sent a wrong part during this transfer.
     caught: bool,
@@ -133,11 +139,15 @@ pub struct Fetch {
     /// Whose turn it is among equals.
     turn: u64,
     told_absent: Time,
+    /// When the last right part came, or the transfer began.
+    moved_at: Time,
     forgive_at: Time,
     /// When [`poll`](Fetch::poll) last ran: what was due then is done.
     polled_at: Time,
     stats: FetchStats,
     divergence: Option<Divergence>,
+    /// Pages are only named.
+    compares: bool,
 }
 
 impl Fetch {
@@ -153,11 +163,22 @@ impl Fetch {
             burst: BURST_MAX / 2,
             turn: 0,
             told_absent: Time(0),
+            moved_at: Time(0),
             forgive_at: Time::NEVER,
             polled_at: Time(0),
             stats: FetchStats::default(),
             divergence: None,
+            compares: false,
         }
+    }
+
+    /// Finds out which pages differ from those of a peer whose root at `n` this is, and fetches none. `mirror` is a copy:
+    /// it is of no other use afterwards.
+    pub fn compare(peer: ReplicaId, nonce: u64, mirror: &mut Mirror, n: SeqNum, root: Digest) -> Fetch {
+        let mut fetch = Fetch::new([peer], nonce);
+        fetch.compares = true;
+        fetch.begin(mirror, n, root, true);
+        fetch
     }
 
     /// Whether a state is being fetched.
@@ -194,8 +215,9 @@ impl Fetch {
         self.pages.clear();
         self.asked.clear();
         for source in self.sources.values_mut() {
-            (source.in_flight, source.absent_until, source.caught) = (0, Time(0), false);
+            (source.in_flight, source.absent, source.absent_until, source.caught) = (0, false, Time(0), false);
         }
+        self.moved_at = Time::NEVER;
         self.forgive_at = Time::NEVER;
     }
 
@@ -207,7 +229,8 @@ impl Fetch {
         let due = self.asked.values().map(|asked| asked.due);
         let rests = self.sources.values().map(|source| source.rest_until.max(source.absent_until));
         let rests = rests.filter(|at| *at > self.polled_at && self.has_wants());
-        due.chain(rests).min().unwrap_or(Time::NEVER).min(self.forgive_at)
+        let stuck = self.told_absent.max(self.moved_at) + STUCK;
+        due.chain(rests).min().unwrap_or(Time::NEVER).min(self.forgive_at).min(stuck)
     }
 
     fn has_wants(&self) -> bool {
@@ -219,12 +242,18 @@ impl Fetch {
     pub fn poll(&mut self, now: Time, mirror: &mut Mirror, found: &mut Vec<Found>) {
         let Some(Target { n, root, ref header }) = self.target else { return };
         self.polled_at = now;
+        // It may have begun long after anything else happened here.
+        self.moved_at = self.moved_at.min(now);
         let known = header.is_some();
         let late: Vec<u64> = self.asked.iter().filter(|(_, asked)| asked.due <= now).map(|(&nonce, _)| nonce).collect();
         for nonce in late {
             self.give_up(now, nonce);
         }
         if known && self.asked.is_empty() && !self.has_wants() {
+            if self.compares {
+                self.target = None;
+                return found.push(Found::Compared);
+            }
             return self.complete(mirror, n, root, found);
         }
         self.forgive(now);
@@ -242,8 +271,9 @@ impl Fetch {
             self.stats.requests += 1;
             found.push(Found::Ask(peer, FetchState { n, nonce: self.nonce, items }));
         }
-        let nobody = self.sources.values().filter(|source| !source.caught).all(|source| source.absent_until > now);
-        if self.asked.is_empty() && nobody && now.since(self.told_absent) >= ABSENT {
+        let nobody = self.sources.values().all(|source| source.caught || source.absent);
+        let stuck = now.since(self.told_absent.max(self.moved_at)) >= STUCK;
+        if nobody && now.since(self.told_absent) >= ABSENT || stuck {
             self.told_absent = now;
             found.push(Found::Absent(n));
         }
@@ -350,7 +380,7 @@ impl Fetch {
         let outcome = match answer.content {
             StateContent::Absent(_) => {
                 if let Some(source) = self.sources.get_mut(&from) {
-                    source.absent_until = now + ABSENT;
+                    (source.absent, source.absent_until) = (true, now + ABSENT);
                     source.in_flight = source.in_flight.saturating_sub(1);
                 }
                 return self.want_again(asked.wants);
@@ -361,11 +391,12 @@ impl Fetch {
         match outcome {
             Ok(true) => {
                 self.burst = (self.burst + 1).min(BURST_MAX);
+                self.moved_at = now;
                 let Some(source) = self.sources.get_mut(&from) else { return };
                 let rtt = now.since(asked.at);
                 source.srtt = if source.srtt.is_zero() { rtt } else { (7 * source.srtt + rtt) / 8 };
                 source.in_flight = source.in_flight.saturating_sub(1);
-                source.failures = 0;
+                (source.failures, source.absent) = (0, false);
             }
             Ok(false) => self.failed(now, from),
             Err(misdeed) => {
@@ -426,7 +457,9 @@ impl Fetch {
     }
 
     fn want_page(&mut self, region: RegionId, page: u32, expected: Expected) {
-        self.pages.push(Want { item: StateItem::Page { region, page }, expected });
+        if !self.compares {
+            self.pages.push(Want { item: StateItem::Page { region, page }, expected });
+        }
         let target = self.target.as_ref().map(|target| target.n);
         if let Some(divergence) = &mut self.divergence
             && !divergence.healed

@@ -168,6 +168,7 @@ fn fetch(
                     serves[usize::from(peer.0)].accept(ReplicaId(9), request);
                 }
                 Found::Absent(n) => outcome.absent.push(n.0),
+                Found::Compared => return (true, outcome),
                 Found::Complete { pages, .. } => {
                     assert!(behind.state.install(pages));
                     outcome.took = now.since(begin);
@@ -391,7 +392,33 @@ fn p25_a_diverged_replica_knows_which_pages_were_wrong_at_the_checkpoint() {
 }
 
 #[test]
-fn p38_an_own_page_that_is_not_what_its_hash_says_is_fetched_too() {
+fn p25_states_are_compared_without_a_page_being_moved() {
+    let (mut ours, mut servers, _) = cluster(500, &[], &[Manner::Honest]);
+    let mut theirs = [3, 400, 401];
+    theirs.iter().for_each(|&page| servers[0].0.mark(RegionId::Service, page, 9));
+    let root = servers[0].0.seal(12);
+    ours.mark(RegionId::Library, 1, 2);
+    ours.seal(12);
+    ours.mark(RegionId::Service, 0, 5);
+    ours.seal(16);
+    let before = ours.digester.mirror().current().unwrap().root;
+    let mut mirror = ours.digester.mirror().clone();
+    let mut fetcher = Fetch::compare(ReplicaId(0), 0, &mut mirror, SeqNum(12), root);
+    let mut copy = Held { state: State::new(1, 1), digester: Digester::new(KEEP) };
+    *copy.digester.mirror_mut() = mirror;
+    let (done, _) = fetch(&mut copy, &mut fetcher, &mut servers, Duration::from_secs(1), |_, _| {});
+    assert!(done);
+    let found = fetcher.divergence().unwrap();
+    let mut pages: Vec<u32> = found.pages.iter().map(|(_, page)| *page).collect();
+    pages.sort();
+    theirs.sort();
+    assert_eq!((pages.as_slice(), found.exact, found.healed), (&theirs[..], true, false));
+    assert_eq!(fetcher.stats().pages, 0);
+    assert_eq!(ours.digester.mirror().current().unwrap().root, before, "our own state is as it was");
+}
+
+#[test]
+fn p38_an_own_page_whose_node_is_wrong_is_fetched_too() {
     let (mut behind, mut servers, root) = cluster(40, &[1], &[Manner::Honest]);
     let mirror = behind.digester.mirror_mut();
     let mut fetcher = fetcher(1);

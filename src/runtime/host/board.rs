@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::replica::transfer::{Divergence, FetchStats};
 use crate::replica::{Foreign, StatusReport};
 use crate::transport::Wake;
-use crate::types::{Digest, SeqNum};
+use crate::types::{Digest, ReplicaId, SeqNum};
 
 /// How long a question waits for its answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,6 +39,8 @@ pub(super) struct Parts {
     pub(super) fetched: FetchStats,
     /// By the checkpoint role: what was wrong here.
     pub(super) divergence: Option<Divergence>,
+    /// By the checkpoint role: what differs from the states of others.
+    pub(super) differences: Vec<(ReplicaId, Divergence)>,
     /// By the checkpoint role: wrong parts of states, by replica.
     pub(super) wrong_parts: Vec<Vec<(&'static str, u64)>>,
     /// Why the replica can never go on.
@@ -64,6 +66,7 @@ impl Parts {
             report.rejects.push(("fetch_state_quota", self.requests_dropped));
             report.fetched = self.fetched;
             report.divergence.clone_from(&self.divergence);
+            report.differences.clone_from(&self.differences);
         }
         report.foreign = report.foreign.or(self.foreign);
         report.checkpoints.extend(&self.roots);

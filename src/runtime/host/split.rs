@@ -290,6 +290,7 @@ impl AgreementRole {
                 Action::Transfer { n, root, diverged } => {
                     self.to_execution.push(Command::Halt { n, root, diverged });
                 }
+                Action::Compare { n, others } => self.to_execution.push(Command::Compare { n, others }),
                 // Memory mode: nothing survives a crash, so there is nothing to wait for.
                 Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
                 Action::Stable { .. } => {}
@@ -334,6 +335,7 @@ impl AgreementRole {
             transferring: agreement.transfer_target(),
             fetched: FetchStats::default(),
             divergence: None,
+            differences: Vec::new(),
             peers: agreement.peers().map(peer).collect(),
             rejects: Vec::new(),
             foreign: None,
@@ -444,6 +446,7 @@ impl<S: Service> ExecutionRole<S> {
                 Output::Halted { n, root, diverged } => {
                     self.to_checkpoint.push(Task::Transfer { n, root, diverged });
                 }
+                Output::Compare { n, others } => self.to_checkpoint.push(Task::Compare { n, others }),
                 Output::Installed(_) => self.to_network.push(Answer::Fresh),
                 Output::Unfit(text) => {
                     self.answering.for_good(|parts| parts.stopped = Some(text));
@@ -521,6 +524,7 @@ impl CheckpointRole {
         parts.requests_dropped = self.checkpointer.requests_dropped();
         parts.fetched = self.checkpointer.fetched();
         parts.divergence = self.checkpointer.divergence().cloned();
+        parts.differences = self.checkpointer.differences().to_vec();
         parts.wrong_parts = self.size.replicas().map(|id| self.checkpointer.misdeeds(id).collect()).collect();
     }
 
