@@ -13,6 +13,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod transfer;
+pub mod view_change;
 
 use std::collections::{BTreeMap, VecDeque};
 
