@@ -170,6 +170,10 @@ pub enum Domain {
     State = 9,
     /// The body of a frame above `FRAME_INLINE_MAX`, which enters its envelope's digest by this digest.
     Body = 10,
+    /// A signed view-change.
+    ViewChange = 11,
+    /// A signed new-view.
+    NewView = 12,
     /// A replica's new key.
     NewKey = 20,
 }
@@ -287,6 +291,16 @@ const _: () = assert!(limits::REPLICAS_MAX <= 64, "a ReplicaSet is one u64");
 impl ReplicaSet {
     /// The empty set.
     pub const EMPTY: ReplicaSet = ReplicaSet(0);
+
+    /// Bit i: replica i is in the set.
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// The set with these bits.
+    pub fn from_bits(bits: u64) -> ReplicaSet {
+        ReplicaSet(bits)
+    }
 
     /// Adds `id`; false if it was there.
     pub fn insert(&mut self, id: ReplicaId) -> bool {

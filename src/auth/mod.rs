@@ -5,7 +5,7 @@
 //! | envelope between replicas, replies to a client | 8-byte AES-CMAC under the pair's key over its digest; in signature mode Ed25519 over the same digest |
 //! | client pack | one MAC per replica over the pack's digest, or Ed25519 over it |
 //! | a pack's way from its client, a fragment | 8-byte AES-CMAC in every mode: it proves the hop, its content proves itself |
-//! | checkpoint, new key | Ed25519 |
+//! | checkpoint, view-change, new-view, new key | Ed25519 |
 //!
 //! A replica's process starts with a key of its own, and says so by NEW-KEY (P40). Before the first of them its key is
 //! its identity's, epoch 0; client endpoints stay there, for their keys are fresh by their random ids.

@@ -6,7 +6,7 @@ use ed25519_dalek::{Signature, VerifyingKey};
 
 use super::{ClusterKeys, Identity, KeyError, Principal, Reject, Verified};
 use crate::types::{ClusterSize, Digest, Domain, ReplicaId, SeqNum};
-use crate::wire::{Malformed, SignedCheckpoint};
+use crate::wire::{Claim, Malformed, NewView, Signed, SignedCheckpoint, Statement, ViewChange};
 
 /// Bytes of a signed statement.
 const STATEMENT: usize = 8 + 32 + 8 + 32;
@@ -28,7 +28,8 @@ pub(super) fn verify(key: &VerifyingKey, statement: &[u8], signature: &[u8; 64])
     key.verify_strict(statement, &Signature::from_bytes(signature)).map_err(|_| Reject::BadSignature)
 }
 
-/// Signs and checks checkpoints: the keys of the checkpoint role, which may live on a core of its own (P24).
+/// Signs and checks what third replicas must believe: checkpoints, view-changes, new-views. The keys of the checkpoint
+/// role, which may live on a core of its own (P24).
 #[derive(Clone, Debug)]
 pub struct Signer {
     me: ReplicaId,
@@ -58,10 +59,74 @@ impl Signer {
     }
 
     /// This replica's word that its state after `n` has this root.
-    pub fn sign_checkpoint(&self, n: SeqNum, root: Digest) -> Verified<SignedCheckpoint> {
+    pub fn sign_checkpoint(&self, n: SeqNum, root: Digest) -> Verified<Claim> {
         let mut checkpoint = SignedCheckpoint { n, root, replica: self.me, boot: self.boot, signature: [0; 64] };
         checkpoint.signature = self.identity.sign(&self.checkpoint_statement(&checkpoint));
-        Verified::new(Principal::Replica(self.me), checkpoint)
+        self.own(Claim::Checkpoint(checkpoint))
+    }
+
+    /// This replica leaves its view (P27). Who signs, and in which boot, is filled in here.
+    pub fn sign_view_change(&self, view_change: ViewChange) -> Verified<Claim> {
+        let own = ViewChange { replica: self.me, boot: self.boot, ..view_change };
+        self.own(Claim::ViewChange(Arc::new(self.sign(own))))
+    }
+
+    /// This replica begins a view (P33). Who signs, and in which boot, is filled in here.
+    pub fn sign_new_view(&self, new_view: NewView) -> Verified<Claim> {
+        let own = NewView { replica: self.me, boot: self.boot, ..new_view };
+        self.own(Claim::NewView(Arc::new(self.sign(own))))
+    }
+
+    fn own(&self, claim: Claim) -> Verified<Claim> {
+        Verified::new(Principal::Replica(self.me), claim)
+    }
+
+    fn sign<T: Statement>(&self, own: T) -> Signed<T> {
+        Signed::new(own, |digest| self.identity.sign(&statement(&self.keys, T::DOMAIN, digest)))
+    }
+
+    fn verify_signed<T: Statement>(&self, signed: &Signed<T>) -> Result<(), Reject> {
+        let id = signed.statement().signer();
+        let key = self.replicas.get(usize::from(id.0)).ok_or(Reject::UnknownReplica(id))?;
+        verify(key, &statement(&self.keys, T::DOMAIN, &signed.digest()), signed.signature())
+    }
+
+    /// Checks a signed statement, whoever handed it on, and the signatures within it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn verify_claim(&self, claim: Claim) -> Result<Verified<Claim>, Reject> {
+        match &claim {
+            Claim::Checkpoint(checkpoint) => {
+                self.verify_checkpoint(*checkpoint)?;
+            }
+            Claim::ViewChange(signed) => {
+                self.verify_signed(signed)?;
+                let ViewChange { stable, proof, .. } = signed.statement();
+                // The initial state needs no proof (P31).
+                let proven = match stable.0 {
+                    0 => proof.is_empty(),
+                    _ => proof.len() == self.size.quorum() && proof.iter().all(|c| c.n == *stable),
+                };
+                if !proven {
+                    return Err(Reject::Malformed(Malformed::Inconsistent));
+                }
+                if !proof.is_empty() {
+                    self.verify_stable(proof)?;
+                }
+            }
+            Claim::NewView(signed) => {
+                let NewView { replica, view, members, .. } = signed.statement();
+                if self.size.primary(*view) != *replica {
+                    return Err(Reject::NotTheSpeaker);
+                }
+                if members.len() < self.size.quorum() || members.iter().any(|(r, _)| !self.size.contains(*r)) {
+                    return Err(Reject::Malformed(Malformed::Inconsistent));
+                }
+                self.verify_signed(signed)?;
+            }
+        }
+        Ok(Verified::new(Principal::Replica(claim.signer()), claim))
     }
 
     /// Checks a checkpoint's signature, whoever handed it on.

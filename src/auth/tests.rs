@@ -10,8 +10,8 @@ use crate::transport::Head;
 use crate::types::{Digest, EndpointId, ReplicaId, SeqNum, SessionId, Time, View};
 use crate::wire::header::{HEADER, MAC};
 use crate::wire::{
-    Committed, FrameBuffer, Frames, Malformed, Message, Outcome, Pack, PackBuilder, ReplyEntry, ReplyKind, ReplyResult,
-    Request, RequestKind,
+    Claim, Committed, FrameBuffer, Frames, Malformed, Message, Outcome, Pack, PackBuilder, ReplyEntry, ReplyKind,
+    ReplyResult, Request, RequestKind, SignedCheckpoint,
 };
 
 fn identity(k: u8) -> Identity {
@@ -122,12 +122,8 @@ fn a_broadcast_is_one_body_under_a_head_for_each() {
     let keys = cluster(listed());
     for mode in [AuthMode::Mac, AuthMode::Signature] {
         let from = replica(3, &keys, mode);
-        let large = Message::Stable(
-            (0..4)
-                .map(|i| replica(i, &keys, mode).signer())
-                .map(|s| s.sign_checkpoint(SeqNum(8), Digest([1; 32])).into_inner())
-                .collect(),
-        );
+        let large =
+            Message::Stable((0..4).map(|i| replica(i, &keys, mode).signer()).map(|s| checkpoint(&s, 8, 1)).collect());
         let frames = frames(&[said(1), large.clone(), said(2)]);
         let mut heads = Vec::new();
         from.seal_broadcast([0, 1, 2].map(ReplicaId).into_iter(), &[(&frames, 0..3)], &mut heads);
@@ -340,11 +336,11 @@ fn p40_clients_learn_new_keys_and_old_entries_are_nobodys_fault() {
 #[test]
 fn p40_p42_checkpoints_name_the_signers_boot() {
     let keys = cluster(listed());
-    let checkpoint = begun(0, 7, &keys, AuthMode::Mac).signer().sign_checkpoint(SeqNum(8), Digest([1; 32]));
+    let checkpoint = checkpoint(&begun(0, 7, &keys, AuthMode::Mac).signer(), 8, 1);
     assert_eq!(checkpoint.boot, 7);
     let reader = replica(1, &keys, AuthMode::Mac).signer();
-    assert!(reader.verify_checkpoint(*checkpoint).is_ok(), "proofs may hold any boot's");
-    let earlier = crate::wire::SignedCheckpoint { boot: 6, ..*checkpoint };
+    assert!(reader.verify_checkpoint(checkpoint).is_ok(), "proofs may hold any boot's");
+    let earlier = crate::wire::SignedCheckpoint { boot: 6, ..checkpoint };
     assert_eq!(reader.verify_checkpoint(earlier), Err(Reject::BadSignature));
 }
 
@@ -483,11 +479,18 @@ fn replies_reach_their_endpoint_alone() {
     }
 }
 
+fn checkpoint(signer: &Signer, n: u64, root: u8) -> SignedCheckpoint {
+    match signer.sign_checkpoint(SeqNum(n), Digest([root; 32])).into_inner() {
+        Claim::Checkpoint(checkpoint) => checkpoint,
+        other => panic!("a checkpoint, not {other:?}"),
+    }
+}
+
 #[test]
 fn frames_speak_for_their_sender_alone() {
     let keys = cluster(listed());
-    let other = replica(2, &keys, AuthMode::Mac).signer().sign_checkpoint(SeqNum(8), Digest([1; 32]));
-    let bytes = envelope(&replica(0, &keys, AuthMode::Mac), 1, &[Message::Checkpoint(other.into_inner())]);
+    let other = checkpoint(&replica(2, &keys, AuthMode::Mac).signer(), 8, 1);
+    let bytes = envelope(&replica(0, &keys, AuthMode::Mac), 1, &[Message::Checkpoint(other)]);
     assert_eq!(open_messages(&mut replica(1, &keys, AuthMode::Mac), &bytes), Err(Reject::NotTheSpeaker));
 }
 
@@ -495,7 +498,7 @@ fn frames_speak_for_their_sender_alone() {
 fn p24_q_signed_checkpoints_convince_anyone() {
     let keys = cluster(listed());
     let signers: Vec<_> = (0..4).map(|i| replica(i, &keys, AuthMode::Mac).signer()).collect();
-    let signed = |i: usize, n: u64| signers[i].sign_checkpoint(SeqNum(n), Digest([9; 32])).into_inner();
+    let signed = |i: usize, n: u64| checkpoint(&signers[i], n, 9);
     let proof = vec![signed(0, 16), signed(1, 16), signed(3, 16)];
     assert_eq!(signers[2].verify_stable(&proof).map(|p| p.len()), Ok(3));
     let inconsistent = Err(Reject::Malformed(Malformed::Inconsistent));

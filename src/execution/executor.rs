@@ -443,9 +443,10 @@ impl<S: Service> Executor<S> {
                 }
             }
         }
-        if unexecuted {
-            out.push(Output::Unexecuted(pack));
-        }
+        out.push(match unexecuted {
+            true => Output::Unexecuted(pack),
+            false => Output::Settled(pack.digest()),
+        });
     }
 
     /// P18: answered from the first committed state that includes `after`, which may be the present one.

@@ -77,6 +77,8 @@ pub enum Output {
     Executed(SeqNum),
     /// The pack of [`Command::Admit`] holds a request that would execute now: order it.
     Unexecuted(Verified<Pack>),
+    /// Nothing in the pack of [`Command::Admit`] with this digest would execute any more.
+    Settled(crate::types::Digest),
     /// Checkpoint `n` was sealed: its dirty pages follow for the checkpoint role.
     Sealed(crate::state::Sealed),
     /// Execution stands still: the state at checkpoint `n` can be fetched, and compared with what was sealed here.

@@ -183,6 +183,7 @@ impl Agreement {
         self.forget_old_proofs();
         self.progress_at = self.now;
         self.actions.push_back(Action::Stable { n, proof });
+        self.apply_decision();
         self.replay_ahead();
     }
 

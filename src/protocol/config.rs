@@ -45,6 +45,9 @@ pub struct Config {
     pub answer_bytes_max: usize,
     /// Messages above the high watermark kept for each peer (P20).
     pub ahead_max: usize,
+    /// The least that the oldest request may wait for its execution before the view is left; the first new-view timer
+    /// too (P26, P29).
+    pub view_timeout: Duration,
     /// Restarted in memory mode: the votes are forgotten, so it only listens (P42).
     pub forgetful: bool,
     /// Seeds the proposals' `Choice::seed`.
@@ -75,6 +78,7 @@ impl Config {
             client_bytes_max: 32 << 20,
             answer_bytes_max: 256 * 1024,
             ahead_max: 256,
+            view_timeout: Duration::from_millis(100),
             forgetful: false,
             seed: 0,
             check: |_, _| true,
@@ -107,6 +111,13 @@ impl Config {
             "answer_bytes_max must be at least batch_bytes_max: one batch must fit an answer".into()
         } else if self.ahead_max == 0 || self.ahead_max > 65_536 {
             "ahead_max must be between 1 and 65536".into()
+        } else if self.size.n() as u64 + 2 > limits::MESSAGE_MAX as u64 / 64 / l {
+            format!(
+                "log_window ({l}) must be smaller: a view-change of {} replicas would not fit a message",
+                self.size.n()
+            )
+        } else if self.view_timeout.is_zero() {
+            "view_timeout must be above zero".into()
         } else if self.status_interval.is_zero() || self.heartbeat.is_zero() {
             "status_interval and heartbeat must be above zero".into()
         } else if self.heartbeat * 2 > self.silent_after {

@@ -4,19 +4,21 @@ use std::sync::Arc;
 
 use crate::auth::Verified;
 use crate::types::{Digest, ReplicaId, SeqNum, View};
-use crate::wire::{Batch, Message, Pack, SignedCheckpoint};
+use crate::wire::{Batch, Claim, Message, NewView, Pack, Signed, SignedCheckpoint, ViewChange};
 
 /// Something that happened, for [`super::Agreement::handle`].
 #[derive(Clone, Debug)]
 pub enum Event {
     /// An authentic message from a replica. A pre-prepare comes as [`Event::PrePrepare`] and a checkpoint as
-    /// [`Event::Checkpoint`]; of both the proofs that they carry need a look below.
+    /// [`Event::Claim`]; of both the proofs that they carry need a look below.
     Message(Verified<Message>),
     /// An authentic pre-prepare and, for each of its packs in order, whether the pack's own proof is valid for this
     /// replica (P12). Packs named by digest count as false.
     PrePrepare(Verified<Message>, Vec<bool>),
-    /// A checkpoint whose signature is good; the replica's own too.
-    Checkpoint(Verified<SignedCheckpoint>),
+    /// A statement whose signatures are good: a checkpoint, view-change or new-view of anyone; the replica's own too.
+    Claim(Verified<Claim>),
+    /// Nothing in the pack of [`Action::Recheck`] with this digest, or of a signed request, would execute any more.
+    Settled(Digest),
     /// A pack with ordered requests, authentic for this replica. A signed one comes here only after the execution role
     /// said that something in it would still execute.
     Request {
@@ -68,6 +70,10 @@ pub enum Record {
         /// The batch, bodies included.
         batch: Arc<Batch>,
     },
+    /// Before it leaves.
+    ViewChange(Arc<Signed<ViewChange>>),
+    /// Before it leaves, or as it is accepted.
+    NewView(Arc<Signed<NewView>>),
     /// P entry: before COMMIT and before any tentative reply.
     Prepared {
         /// The view.
@@ -135,6 +141,13 @@ pub enum Action {
         /// q signed checkpoints.
         proof: Vec<SignedCheckpoint>,
     },
+    /// Sign our VIEW-CHANGE and bring it back as [`Event::Claim`]; who signs, in which boot, is filled in there.
+    SignViewChange(ViewChange),
+    /// Sign our NEW-VIEW and bring it back as [`Event::Claim`].
+    SignNewView(NewView),
+    /// Ask the execution role again whether something in this pack would still execute: [`Event::Request`] or
+    /// [`Event::Settled`] (P26).
+    Recheck(Verified<Pack>),
     /// Something an operator should hear of.
     Notice(Notice),
 }
@@ -167,4 +180,8 @@ pub enum Notice {
         /// The last batch executed before.
         before: SeqNum,
     },
+    /// This replica left the view before, and asks for this one (P27).
+    ViewChange(View),
+    /// This view has begun here (P33).
+    NewView(View),
 }

@@ -13,10 +13,16 @@ use crate::wire::{Batch, PrePrepare};
 pub struct Slot {
     /// A pre-prepare that cannot be accepted yet: a pack is missing or not authentic for us, or its time has not come.
     pub candidate: Option<Candidate>,
-    /// The accepted pre-prepare: its view and digest. `batch` holds its body.
+    /// The last accepted pre-prepare: its view and digest. With `earlier` it is the Q entry (P27).
     pub pre_prepare: Option<(View, Digest)>,
-    /// The body of what is accepted or committed here.
-    pub batch: Option<Arc<Batch>>,
+    /// When it was accepted.
+    pub accepted_at: Time,
+    /// Other batches pre-prepared here in earlier views, each with the last of them. Never pruned (P27).
+    pub earlier: Vec<(Digest, View)>,
+    /// What the present view's NEW-VIEW chose for this place (P32).
+    pub chosen: Option<Digest>,
+    /// Bodies of all that is pre-prepared, prepared or committed here.
+    bodies: Vec<Arc<Batch>>,
     /// PREPAREs of backups, our own included.
     pub prepares: Certificate<(View, Digest)>,
     /// COMMITs, our own included.
@@ -25,7 +31,7 @@ pub struct Slot {
     pub vouched: Certificate<Digest>,
     /// Our own PREPARE (or, as primary, PRE-PREPARE) is durable and sent.
     pub voted: bool,
-    /// Prepared here, and where.
+    /// Last prepared here, and in which view: the P entry (P27).
     pub prepared: Option<(View, Digest)>,
     /// Our own COMMIT is durable and sent, or held for a ride.
     pub commit_sent: bool,
@@ -35,6 +41,60 @@ pub struct Slot {
     pub sent_at: Time,
     /// When its body was last asked for.
     pub asked_at: Time,
+}
+
+impl Slot {
+    /// The body with this digest, if it is held.
+    pub fn body(&self, digest: Digest) -> Option<&Arc<Batch>> {
+        self.bodies.iter().find(|batch| batch.digest() == digest)
+    }
+
+    /// All bodies that are held.
+    pub fn bodies(&self) -> &[Arc<Batch>] {
+        &self.bodies
+    }
+
+    /// Keeps a body.
+    pub fn hold(&mut self, batch: Arc<Batch>) {
+        if self.body(batch.digest()).is_none() {
+            self.bodies.push(batch);
+        }
+    }
+
+    /// The digest whose body is needed and not held.
+    pub fn lacks(&self) -> Option<Digest> {
+        self.committed.or(self.chosen).filter(|digest| self.body(*digest).is_none())
+    }
+
+    /// Accepts a pre-prepare: it becomes the latest of its digest in Q (P27).
+    pub fn accept(&mut self, view: View, batch: Arc<Batch>) {
+        let digest = batch.digest();
+        if let Some((before, other)) = self.pre_prepare.replace((view, digest))
+            && other != digest
+        {
+            self.earlier.push((other, before));
+        }
+        self.earlier.retain(|(d, _)| *d != digest);
+        self.candidate = None;
+        self.hold(batch);
+    }
+
+    /// Q: every digest pre-prepared here, with the latest view.
+    pub fn pre_prepared(&self) -> impl Iterator<Item = (Digest, View)> + '_ {
+        self.earlier.iter().copied().chain(self.pre_prepare.map(|(view, digest)| (digest, view)))
+    }
+
+    /// Leaves the view: what was said in it counts no more, what was accepted stays (P28).
+    pub fn leave_view(&mut self) {
+        self.candidate = None;
+        self.chosen = None;
+        self.prepares = Certificate::default();
+        self.commits = Certificate::default();
+        self.voted = false;
+        self.commit_sent = false;
+        self.sent_at = Time(0);
+        self.asked_at = Time(0);
+    }
 }
 
 /// A pre-prepare on its way to be accepted.

@@ -26,6 +26,14 @@ pub enum Misdeed {
     WrongBody,
     /// A signed checkpoint at a sequence number that has none (P22).
     OddCheckpoint,
+    /// A view-change that P45 does not allow.
+    BadViewChange,
+    /// Two different view-changes for one view (P45).
+    ContradictoryViewChange,
+    /// As primary: a new-view that its own view-changes do not bear out (P33).
+    BadNewView,
+    /// As primary: two different new-views for one view (P47).
+    ContradictoryNewView,
     /// A status with numbers that no correct replica has (P37).
     AbsurdStatus,
     /// In a state transfer: a header that is not that of the certified root, or more than was asked for (P38).
@@ -49,6 +57,10 @@ impl Misdeed {
             Misdeed::ContradictoryCommitted => "contradictory_committed",
             Misdeed::WrongBody => "wrong_body",
             Misdeed::OddCheckpoint => "odd_checkpoint",
+            Misdeed::BadViewChange => "bad_view_change",
+            Misdeed::ContradictoryViewChange => "contradictory_view_change",
+            Misdeed::BadNewView => "bad_new_view",
+            Misdeed::ContradictoryNewView => "contradictory_new_view",
             Misdeed::AbsurdStatus => "absurd_status",
             Misdeed::WrongStateHeader => "wrong_state_header",
             Misdeed::WrongTreeNode => "wrong_tree_node",

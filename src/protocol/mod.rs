@@ -27,6 +27,8 @@ use log::Log;
 pub use misdeed::{Misdeed, Misdeeds};
 use queue::{Bodies, Queue};
 use transfer::Transfer;
+use view_change::Views;
+use view_change::timer::{Oldest, Waiting};
 
 /// The agreement core of one replica: the log, its certificates and watermarks, and the rules that move them.
 ///
@@ -46,6 +48,10 @@ pub struct Agreement {
     checkpoints: Checkpoints,
     mode: Mode,
     transfer: Transfer,
+    views: Views,
+    /// Signed requests that would execute (P26).
+    waiting: Waiting,
+    oldest: Oldest,
 
     /// As primary: what waits for a proposal.
     queue: Queue,
@@ -120,6 +126,8 @@ pub struct Peer {
     ahead: VecDeque<Ordering>,
     /// Bodies sent to it lately.
     bodies_sent: BTreeMap<SeqNum, Time>,
+    /// Signed statements sent to it lately.
+    statements_sent: BTreeMap<Digest, Time>,
 }
 
 impl Peer {
@@ -153,6 +161,8 @@ pub struct Counters {
     pub proposed: u64,
     /// Batches committed.
     pub committed: u64,
+    /// Views left.
+    pub view_changes: u64,
     /// Of another view.
     pub other_view: u64,
     /// Outside the watermarks and the buffer beyond them.
@@ -188,6 +198,12 @@ enum Held {
     Vote(View, SeqNum),
     /// Our COMMIT for (view, n).
     Commit(View, SeqNum),
+    /// Our VIEW-CHANGE for the view.
+    ViewChange(View),
+    /// Our NEW-VIEW.
+    NewView(View),
+    /// Another's NEW-VIEW: what is said in its view waits for itself.
+    Accepted,
 }
 
 impl Agreement {
@@ -203,6 +219,9 @@ impl Agreement {
             checkpoints: Checkpoints::default(),
             mode: if config.forgetful { Mode::Forgetful } else { Mode::Normal },
             transfer: Transfer::default(),
+            views: Views::default(),
+            waiting: Waiting::default(),
+            oldest: Oldest::default(),
             queue: Queue::default(),
             bodies: Bodies::default(),
             last_proposed: SeqNum(0),
@@ -280,8 +299,9 @@ impl Agreement {
             Event::Persisted(token) => self.on_persisted(token),
             Event::Executed(n) => self.on_executed(n),
             Event::Boot(from, boot) => self.on_boot(from, boot),
-            Event::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint.into_inner()),
-            Event::Request { pack, signed } => self.on_request(pack.into_inner(), signed),
+            Event::Claim(claim) => self.on_claim(claim.into_inner()),
+            Event::Settled(digest) => self.on_settled(digest),
+            Event::Request { pack, signed } => self.on_request(pack, signed),
             Event::Body { pack, authentic } => self.on_body(pack, authentic),
             Event::Query(pack) => self.on_query(pack.into_inner()),
             Event::Transferred(n) => self.on_transferred(n),
@@ -314,12 +334,14 @@ impl Agreement {
             self.retry_candidates();
         }
         self.status_timers();
+        self.view_timers();
         self.settle();
     }
 
     /// When [`Agreement::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
-        self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at).min(self.transfer_due())
+        let soonest = self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at);
+        soonest.min(self.transfer_due()).min(self.view_deadline())
     }
 
     /// The next thing to be done, in order.
@@ -328,7 +350,9 @@ impl Agreement {
     }
 
     fn advance(&mut self, now: Time) {
+        let (due, since) = (self.view_deadline(), self.now);
         self.now = self.now.max(now);
+        self.forgive_stall(due, since);
     }
 
     /// Notes that a replica is alive. None if the message is not from another replica or we do not take part.
@@ -357,7 +381,10 @@ impl Agreement {
             Message::Batch(n, batch) => self.on_batch(from, n, batch),
             Message::FetchPack(digest) => self.on_fetch_pack(from, digest),
             Message::PrePrepare(_) => unreachable!("comes as Event::PrePrepare"),
-            Message::Checkpoint(_) | Message::Stable(_) => unreachable!("comes as Event::Checkpoint"),
+            Message::FetchViewChange(wanted) => self.on_fetch_view_change(from, wanted),
+            Message::Checkpoint(_) | Message::Stable(_) | Message::ViewChange(_) | Message::NewView(_) => {
+                unreachable!("comes as Event::Claim")
+            }
             Message::Relay(_) => unreachable!("comes as Event::Request or Event::Body"),
             Message::FetchState(_) | Message::State(_) => unreachable!("goes to the checkpoint role"),
         }
@@ -366,7 +393,10 @@ impl Agreement {
     /// Sorts an ordering message by its place: handled now, kept for later within bounds (P20), or dropped.
     fn receive(&mut self, from: ReplicaId, message: Ordering) {
         let (view, n) = message.place();
-        if view != self.view {
+        let next = view == self.view.next() || view == self.view && self.views.pending;
+        if next {
+            self.keep_ahead(from, message);
+        } else if view != self.view {
             self.counters.other_view += 1;
         } else if self.log.in_window(n) {
             match message {
@@ -375,13 +405,20 @@ impl Agreement {
                 Ordering::Commit(vote) => self.on_commit(from, vote),
             }
         } else {
-            let high = self.log.high();
-            let peer = self.peers.get_mut(&from).expect("heard");
-            if n > high && n.0 <= high.0 + self.config.log_window && peer.ahead.len() < self.config.ahead_max {
-                peer.ahead.push_back(message);
-            } else {
-                self.counters.outside_window += 1;
-            }
+            self.keep_ahead(from, message);
+        }
+    }
+
+    /// Keeps what is of the next view or just above the high watermark (P20).
+    fn keep_ahead(&mut self, from: ReplicaId, message: Ordering) {
+        let (view, n) = message.place();
+        let (high, window) = (self.log.high(), self.config.log_window);
+        let lowest = if view == self.view && !self.views.pending { high } else { self.log.low() };
+        let peer = self.peers.get_mut(&from).expect("heard");
+        if n > lowest && n.0 <= high.0 + window && peer.ahead.len() < self.config.ahead_max {
+            peer.ahead.push_back(message);
+        } else {
+            self.counters.outside_window += 1;
         }
     }
 
@@ -402,6 +439,7 @@ impl Agreement {
         self.consider_transfer();
         self.try_propose();
         self.arm_status();
+        self.arm_view_timer();
         #[cfg(debug_assertions)]
         self.invariants();
     }
@@ -417,11 +455,11 @@ impl Agreement {
         for (n, slot) in self.log.iter() {
             if let Some((view, digest)) = slot.prepared {
                 assert!(n <= self.last_prepared);
-                assert_eq!(slot.pre_prepare, Some((view, digest)), "{n}: prepared what was pre-prepared");
+                let known = slot.pre_prepared().any(|(d, v)| d == digest && v >= view);
+                assert!(known, "{n}: prepared what was pre-prepared (P27)");
             }
-            if let Some(batch) = &slot.batch {
-                let accepted = slot.pre_prepare.map(|(_, d)| d);
-                assert!(slot.committed == Some(batch.digest()) || accepted == Some(batch.digest()), "{n}");
+            for (digest, _) in slot.pre_prepared() {
+                assert!(slot.body(digest).is_some(), "{n}: bodies of P and Q stay (P27)");
             }
             if n <= self.last_executed && n > self.log.retained() {
                 assert!(slot.committed.is_some(), "{n}: executed, so committed");
@@ -469,6 +507,9 @@ impl Agreement {
         match self.unpersisted.remove(&token) {
             Some(Held::Vote(view, n)) => self.send_vote(view, n),
             Some(Held::Commit(view, n)) => self.send_commit(view, n),
+            Some(Held::ViewChange(view)) => self.send_view_change(view),
+            Some(Held::NewView(view)) => self.send_new_view(view),
+            Some(Held::Accepted) => {}
             None => panic!("{token:?} was never asked for, or answered twice"),
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::log::Candidate;
 use super::queue::Refused;
 use super::{Action, Agreement, Held, Misdeed, Mode, Notice, Record};
+use crate::auth::Verified;
 use crate::limits;
 use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
 use crate::wire::{Batch, Choice, Committed, Message, Pack, PrePrepare, Proposed, Vote};
@@ -14,15 +15,21 @@ impl Agreement {
 
     /// A client's ordered pack (P2, P3): the primary lets it wait for a proposal; a backup keeps the body of a large
     /// one, and relays a signed one.
-    pub(super) fn on_request(&mut self, pack: Pack, signed: bool) {
+    pub(super) fn on_request(&mut self, pack: Verified<Pack>, signed: bool) {
         if !self.votes() {
             return;
         }
+        if signed {
+            self.await_execution(&pack);
+        }
+        let pack = pack.into_inner();
         let large = pack.encoded().len() > self.config.inline_max;
         if large {
             self.bodies.insert(pack.clone(), true, self.config.client_bytes_max);
         }
-        if self.is_primary() {
+        if self.views.pending {
+            // Its proof keeps it for the next primary; others are sent again by their client.
+        } else if self.is_primary() {
             match self.queue.push(pack, signed, self.config.client_bytes_max) {
                 Ok(()) => {}
                 Err(Refused::Duplicate) => self.counters.duplicate += 1,
@@ -91,7 +98,8 @@ impl Agreement {
     /// P10: within the watermarks, at most `pipeline_max` uncommitted proposals; a batch leaves when it is full or
     /// when the pipeline is idle, that is when every proposal is prepared.
     pub(super) fn try_propose(&mut self) {
-        if !self.is_primary() || self.mode != Mode::Normal || self.is_transferring() {
+        let held_back = self.views.pending || self.is_transferring();
+        if !self.is_primary() || held_back || self.mode != Mode::Normal {
             return;
         }
         while !self.queue.is_empty() && self.may_propose() {
@@ -107,7 +115,7 @@ impl Agreement {
 
     fn may_propose(&self) -> bool {
         let next = self.last_proposed.next();
-        let in_flight = self.last_proposed.0 - self.last_executed.0;
+        let in_flight = self.last_proposed.0.saturating_sub(self.last_executed.0);
         // A batch may have become committed by the word of others (P51) before it was prepared here.
         let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
         let full = self.queue.requests() >= self.config.batch_requests_max
@@ -141,6 +149,9 @@ impl Agreement {
             return;
         }
         let digest = pre_prepare.digest();
+        if !self.is_free_for(n, digest) {
+            return;
+        }
         let view = self.view;
         let slot = self.log.slot(n);
         let known = slot.pre_prepare.filter(|(v, _)| *v == view).map(|(_, d)| d);
@@ -149,6 +160,8 @@ impl Agreement {
                 self.counters.contradiction += 1;
                 self.caught(from, Misdeed::Equivocation);
                 self.notice(Notice::Equivocation { n });
+                // Local evidence is enough to leave (P35).
+                self.start_view_change(self.view.next());
             }
             Some(_) if known.is_some() => {}
             Some(_) | None => {
@@ -258,21 +271,19 @@ impl Agreement {
     }
 
     /// The pre-prepare for `n` is accepted; as primary, it is ours (P14). The vote leaves once it is durable (P41).
-    fn accept(&mut self, n: SeqNum, batch: Arc<Batch>) {
-        let (view, digest) = (self.view, batch.digest());
+    pub(super) fn accept(&mut self, n: SeqNum, batch: Arc<Batch>) {
+        let view = self.view;
         if !batch.is_null() {
             self.last_choice = batch.choice();
         }
         for pack in batch.packs() {
             self.bodies.remove(&pack.digest());
         }
+        let now = self.now;
         let slot = self.log.slot(n);
         assert!(slot.pre_prepare.is_none_or(|(v, _)| v < view), "{n}: one pre-prepare in a view");
-        slot.candidate = None;
-        slot.pre_prepare = Some((view, digest));
-        if slot.committed.is_none_or(|d| d == digest) {
-            slot.batch = Some(batch.clone());
-        }
+        slot.accept(view, batch.clone());
+        slot.accepted_at = now;
         self.persist(Record::PrePrepared { view, n, batch }, Held::Vote(view, n));
     }
 
@@ -287,8 +298,11 @@ impl Agreement {
         slot.voted = true;
         slot.sent_at = now;
         if self.is_primary() {
-            let pre_prepare = self.pre_prepare_at(n).expect("accepted, so its body is held");
-            self.broadcast(Message::PrePrepare(pre_prepare));
+            // The NEW-VIEW is the pre-prepare of what it chose (P33).
+            if !self.is_chosen(n) {
+                let pre_prepare = self.pre_prepare_at(n).expect("accepted, so its body is held");
+                self.broadcast(Message::PrePrepare(pre_prepare));
+            }
         } else {
             self.log.slot(n).prepares.add(me, (view, digest));
             self.broadcast(Message::Prepare(Vote { view, n, digest }));
@@ -301,7 +315,7 @@ impl Agreement {
     pub(super) fn pre_prepare_at(&self, n: SeqNum) -> Option<PrePrepare> {
         let slot = self.log.get(n)?;
         let (view, digest) = slot.pre_prepare?;
-        let batch = slot.batch.as_ref().filter(|batch| batch.digest() == digest)?;
+        let batch = slot.body(digest)?;
         let inline_max = self.config.inline_max;
         let proposed = |pack: &Pack| match pack.encoded().len() <= inline_max {
             true => Proposed::Inline(pack.clone()),
@@ -341,7 +355,8 @@ impl Agreement {
         let (view, needed) = (self.view, 2 * self.config.size.f());
         let Some(slot) = self.log.get_mut(n) else { return };
         let Some((v, digest)) = slot.pre_prepare else { return };
-        if v != view || !slot.voted || slot.prepared.is_some() || slot.prepares.count((view, digest)) < needed {
+        let already = slot.prepared.is_some_and(|(v, _)| v >= view);
+        if v != view || !slot.voted || already || slot.prepares.count((view, digest)) < needed {
             return;
         }
         slot.prepared = Some((view, digest));
@@ -408,10 +423,6 @@ impl Agreement {
         let slot = self.log.slot(n);
         assert!(slot.committed.is_none_or(|d| d == digest), "{n}: two batches committed");
         slot.committed = Some(digest);
-        // A body of another batch is of no use any more.
-        if slot.batch.as_ref().is_some_and(|batch| batch.digest() != digest) {
-            slot.batch = None;
-        }
         self.counters.committed += 1;
     }
 
@@ -441,7 +452,7 @@ impl Agreement {
     /// Uses the body of a candidate whose digest is committed.
     fn adopt_candidate(&mut self, n: SeqNum) {
         let slot = self.log.slot(n);
-        if slot.batch.is_some() {
+        if slot.lacks().is_none() {
             return;
         }
         let Some(candidate) = slot.candidate.take_if(|c| Some(c.digest) == slot.committed) else { return };
@@ -455,12 +466,12 @@ impl Agreement {
             })
             .collect();
         if let Some(packs) = packs {
-            self.log.slot(n).batch = Some(Arc::new(Batch::new(candidate.pre_prepare.choice, packs)));
+            self.log.slot(n).hold(Arc::new(Batch::new(candidate.pre_prepare.choice, packs)));
         }
     }
 
     /// Asks for the bodies of batches that are committed here but not held, from `n` on.
-    fn ask_for_batches(&mut self, n: SeqNum) {
+    pub(super) fn ask_for_batches(&mut self, n: SeqNum) {
         let last = SeqNum(self.log.last().0.min(n.0 + self.config.pipeline_max));
         let mut at = n;
         while at <= last {
@@ -469,17 +480,21 @@ impl Agreement {
         }
     }
 
-    fn ask_for_batch(&mut self, n: SeqNum) {
+    pub(super) fn ask_for_batch(&mut self, n: SeqNum) {
         let (now, interval) = (self.now, self.config.status_interval);
+        let others: Vec<ReplicaId> = self.config.size.others(self.config.me).collect();
         let Some(slot) = self.log.get_mut(n) else { return };
-        let Some(digest) = slot.committed.filter(|_| slot.batch.is_none()) else { return };
+        let Some(digest) = slot.lacks() else { return };
         if slot.asked_at != Time(0) && now.since(slot.asked_at) < interval {
             return;
         }
         // Whoever vouched has it; another one each time.
         let holders = slot.vouched.voters(digest).iter().chain(slot.commits.voters((self.view, digest)).iter());
-        let holders: Vec<ReplicaId> = holders.filter(|r| *r != self.config.me).collect();
-        let turn = slot.asked_at.0 as usize ^ n.0 as usize;
+        let mut holders: Vec<ReplicaId> = holders.filter(|r| *r != self.config.me).collect();
+        if holders.is_empty() {
+            holders = others; // A batch that a new view chose: a correct replica has it, nobody said who.
+        }
+        let turn = (slot.asked_at.0 / 1_000_000) as usize ^ n.0 as usize;
         let Some(holder) = holders.get(turn % holders.len().max(1)).copied() else { return };
         slot.asked_at = now;
         self.send(holder, Message::FetchBatch(Committed { n, digest }));
@@ -488,11 +503,12 @@ impl Agreement {
     /// The body of a batch that we asked for, checked by its digest.
     pub(super) fn on_batch(&mut self, from: ReplicaId, n: SeqNum, batch: Arc<Batch>) {
         match self.log.get_mut(n) {
-            Some(slot) if slot.batch.is_none() && slot.committed == Some(batch.digest()) => {
-                slot.batch = Some(batch);
+            Some(slot) if slot.lacks() == Some(batch.digest()) => {
+                slot.hold(batch);
+                self.body_came(n);
             }
             // Nobody was ever asked for another batch at n than the one that is committed.
-            Some(slot) if slot.committed.is_some_and(|digest| digest != batch.digest()) => {
+            Some(slot) if slot.committed.is_some_and(|digest| digest != batch.digest()) && slot.chosen.is_none() => {
                 self.caught(from, Misdeed::WrongBody);
             }
             Some(_) | None => self.counters.unasked += 1,
@@ -516,9 +532,9 @@ impl Agreement {
                     self.last_executed = n;
                     self.progress_at = now;
                     self.transfer.moved_at = now;
-                    if let Some(batch) = &slot.batch {
-                        self.queue.executed(batch);
-                    }
+                    let accepted_at = slot.accepted_at;
+                    let batch = slot.body(committed).cloned().expect("executed, so its body is held");
+                    self.executed(&batch, accepted_at);
                     self.actions.push_back(Action::Commit(n));
                 }
                 (Some(_), Some(_)) => {
@@ -529,9 +545,12 @@ impl Agreement {
                 (Some(_), None) => return,
                 (None, committed) => {
                     let tentative = committed.is_none();
-                    let wanted = committed.or(slot.prepared.map(|(_, d)| d));
+                    // Tentative replies name this view (P5): what was prepared in it.
+                    let here = !self.views.pending;
+                    let prepared = slot.prepared.filter(|(v, _)| here && *v == self.view);
+                    let wanted = committed.or(prepared.map(|(_, d)| d));
                     let Some(wanted) = wanted else { return };
-                    let Some(batch) = slot.batch.clone().filter(|batch| batch.digest() == wanted) else {
+                    let Some(batch) = slot.body(wanted).cloned() else {
                         return self.ask_for_batches(n);
                     };
                     // Tentative replies wait until the P entry is durable (P41).
@@ -543,9 +562,10 @@ impl Agreement {
                     if tentative {
                         self.tentative = Some(wanted);
                     } else {
+                        let accepted_at = slot.accepted_at;
                         self.last_executed = n;
                         self.transfer.moved_at = now;
-                        self.queue.executed(&batch);
+                        self.executed(&batch, accepted_at);
                     }
                     self.actions.push_back(Action::Execute { n, view, batch, tentative });
                 }

@@ -15,7 +15,10 @@ impl Agreement {
             .any(|peer| peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after);
         self.votes()
             && !self.is_transferring()
-            && (behind || self.log.last() > self.last_executed || self.checkpoints.last_own() > self.log.low())
+            && (self.views.pending
+                || behind
+                || self.log.last() > self.last_executed
+                || self.checkpoints.last_own() > self.log.low())
     }
 
     /// Starts or stops the status timer.
@@ -32,6 +35,7 @@ impl Agreement {
     pub(super) fn status_timers(&mut self) {
         let now = self.now;
         if self.status_at <= now {
+            self.ask_for_chosen();
             let stalled = now.since(self.progress_at) >= self.config.status_interval;
             if stalled {
                 self.send_status(true);
@@ -48,13 +52,14 @@ impl Agreement {
     fn doubt(&mut self, peer: &Status) {
         let now = self.now;
         let due = self.doubted_at == Time(0) || now.since(self.doubted_at) >= self.config.status_interval;
-        if self.votes() && peer.wants && peer.executed >= self.last_executed && due && !self.is_missing() {
+        let behind = peer.view > self.view || peer.wants && peer.executed >= self.last_executed;
+        if self.votes() && behind && due && !self.is_missing() {
             self.doubted_at = now;
             self.send_status(true);
         }
     }
 
-    fn send_status(&mut self, wants: bool) {
+    pub(super) fn send_status(&mut self, wants: bool) {
         self.heartbeat_at = self.now + self.config.heartbeat;
         self.nonce += 1;
         self.counters.asked += u64::from(wants);
@@ -65,7 +70,7 @@ impl Agreement {
             for i in 0..span {
                 let n = SeqNum(self.last_executed.0 + 1 + i as u64);
                 let Some(slot) = self.log.get(n) else { break };
-                prepared[i / 64] |= u64::from(slot.prepared.is_some()) << (i % 64);
+                prepared[i / 64] |= u64::from(slot.prepared.is_some_and(|(view, _)| view == self.view)) << (i % 64);
                 committed[i / 64] |= u64::from(slot.committed.is_some()) << (i % 64);
             }
         }
@@ -75,6 +80,8 @@ impl Agreement {
             executed: self.last_executed,
             forgetful: self.mode == Mode::Forgetful,
             wants,
+            pending: self.views.pending,
+            view_changes: self.view_changes_held(),
             nonce: self.nonce,
             prepared,
             committed,
@@ -99,6 +106,9 @@ impl Agreement {
         peer.forgetful = status.forgetful;
         let answered_at = peer.answered_at;
         self.prune_log();
+        if !status.forgetful {
+            self.answer_view(from, &status);
+        }
         self.doubt(&status);
         if !self.votes() || status.forgetful || (answered_at != Time(0) && now.since(answered_at) < resend_min) {
             return;
@@ -140,8 +150,10 @@ impl Agreement {
         }
         if let Some((v, digest)) = slot.pre_prepare.filter(|(v, _)| *v == view && slot.voted) {
             if !prepared && self.is_primary() {
-                if let Some(pre_prepare) = self.pre_prepare_at(n) {
-                    bytes += slot.batch.as_ref().map_or(0, |batch| batch.bytes());
+                if !self.is_chosen(n)
+                    && let Some(pre_prepare) = self.pre_prepare_at(n)
+                {
+                    bytes += slot.body(digest).map_or(0, |batch| batch.bytes());
                     messages.push(Message::PrePrepare(pre_prepare));
                 }
             } else if !prepared && slot.prepares.vote_of(me).is_some() {
@@ -171,7 +183,7 @@ impl Agreement {
     pub(super) fn on_fetch_batch(&mut self, from: ReplicaId, wanted: Committed) {
         let n = wanted.n;
         let Some(slot) = self.log.get(n) else { return };
-        let Some(batch) = slot.batch.clone().filter(|batch| batch.digest() == wanted.digest) else { return };
+        let Some(batch) = slot.body(wanted.digest).cloned() else { return };
         if self.may_send_body(from, n) {
             self.send(from, Message::Batch(n, batch));
         }
@@ -203,7 +215,7 @@ impl Agreement {
     fn pack_in_log(&self, digest: &Digest) -> Option<Pack> {
         let oldest = SeqNum(self.last_executed.0.saturating_sub(self.config.pipeline_max));
         let recent = self.log.iter().filter(|(n, _)| *n > oldest);
-        let batches = recent.filter_map(|(_, slot)| slot.batch.as_ref());
+        let batches = recent.flat_map(|(_, slot)| slot.bodies());
         batches.flat_map(|batch: &Arc<Batch>| batch.packs()).find(|pack| pack.digest() == *digest).cloned()
     }
 }

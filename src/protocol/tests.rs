@@ -8,7 +8,10 @@ mod transfer;
 use super::*;
 use crate::auth::{Principal, Verified};
 use crate::types::{ClientId, ClusterSize, EndpointId, SessionId};
-use crate::wire::{Batch, Committed, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Status};
+use crate::wire::{
+    Batch, Claim, Committed, NewView, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Signed,
+    SignedCheckpoint, Status, ViewChange,
+};
 
 const K: u64 = 4;
 const L: u64 = 12;
@@ -50,6 +53,7 @@ enum Did {
 /// One core and the actions that it took, for tests of a single replica against scripted others.
 struct One {
     core: Agreement,
+    me: ReplicaId,
     now: Time,
     sent: Vec<(Option<ReplicaId>, Message)>,
     did: Vec<Did>,
@@ -72,11 +76,13 @@ impl One {
     fn with(me: u8, change: impl FnOnce(&mut Config)) -> One {
         let mut config = Config::new(ClusterSize::of(4).unwrap(), ReplicaId(me));
         (config.checkpoint_interval, config.log_window, config.pipeline_max) = (K, L, 8);
+        config.view_timeout = Duration::from_secs(3_600);
         change(&mut config);
         let now = Time(1_000_000_000);
         let core = Agreement::new(config, now).unwrap();
         let (sent, did, notices, queries, transfers, compared, tokens) = Default::default();
-        One { core, now, sent, did, notices, queries, transfers, compared, slow_disk: false, tokens }
+        let me = ReplicaId(me);
+        One { core, me, now, sent, did, notices, queries, transfers, compared, slow_disk: false, tokens }
     }
 
     /// What `replica` was caught at.
@@ -134,6 +140,21 @@ impl One {
                 Action::Persist(token, _) if self.slow_disk => self.tokens.push(token),
                 Action::Persist(token, _) => self.core.handle(self.now, Event::Persisted(token)),
                 Action::Stable { .. } => {}
+                Action::SignViewChange(v) => {
+                    let me = self.me;
+                    let signed = Signed::new(ViewChange { replica: me, ..v }, |_| [0; 64]);
+                    let claim = Claim::ViewChange(std::sync::Arc::new(signed));
+                    self.core.handle(self.now, Event::Claim(from_replica(me.0, claim)));
+                }
+                Action::SignNewView(v) => {
+                    let me = self.me;
+                    let signed = Signed::new(NewView { replica: me, ..v }, |_| [0; 64]);
+                    let claim = Claim::NewView(std::sync::Arc::new(signed));
+                    self.core.handle(self.now, Event::Claim(from_replica(me.0, claim)));
+                }
+                Action::Recheck(pack) => {
+                    self.core.handle(self.now, Event::Request { pack, signed: true });
+                }
                 Action::Notice(notice) => self.notices.push(notice),
             }
         }
@@ -164,7 +185,7 @@ impl One {
             boot: 0,
             signature: [0; 64],
         };
-        self.event(Event::Checkpoint(from_replica(from, checkpoint)))
+        self.event(Event::Claim(from_replica(from, Claim::Checkpoint(checkpoint))))
     }
 }
 
@@ -312,7 +333,7 @@ fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
 fn p12_a_pre_prepare_must_come_from_the_primary_in_view_and_window() {
     let mut backup = One::new(1);
     backup.pre_prepare(2, &pre_prepare(0, 1, 1, &[]), true);
-    backup.pre_prepare(0, &pre_prepare(1, 1, 1, &[]), true);
+    backup.pre_prepare(0, &pre_prepare(2, 1, 1, &[]), true);
     backup.pre_prepare(0, &pre_prepare(0, 0, 1, &[]), true);
     backup.pre_prepare(0, &pre_prepare(0, 2 * L + 1, 1, &[]), true);
     assert!(backup.took().is_empty());
@@ -335,10 +356,12 @@ fn p14_one_prepare_for_one_place_and_equivocation_is_noticed() {
     let (a, b) = (pre_prepare(0, 1, 1, &[pack(1, 1, 8)]), pre_prepare(0, 1, 1, &[pack(1, 2, 8)]));
     let mut backup = One::new(1);
     backup.pre_prepare(0, &a, true).pre_prepare(0, &b, true).pre_prepare(0, &a, true);
-    let prepares: Vec<Message> = backup.took();
-    assert_eq!(prepares, [Message::Prepare(vote(1, a.digest()))]);
-    assert_eq!(backup.notices, [Notice::Equivocation { n: SeqNum(1) }]);
+    let said = backup.took();
+    assert_eq!(said[0], Message::Prepare(vote(1, a.digest())));
+    assert!(matches!(said[1..], [Message::ViewChange(_)]), "{said:?}");
+    assert_eq!(backup.notices, [Notice::Equivocation { n: SeqNum(1) }, Notice::ViewChange(View(1))]);
     assert_eq!(backup.caught(0), [("equivocation", 1)]);
+    let mut backup = One::new(1);
     for vote in [vote(1, a.digest()), vote(1, a.digest()), vote(1, b.digest())] {
         backup.message(2, Message::Prepare(vote)).message(3, Message::Commit(vote));
     }
@@ -569,7 +592,18 @@ fn p51_the_body_of_a_candidate_that_could_not_be_accepted_serves() {
 fn status(executed: u64, stable: u64) -> Status {
     let (executed, stable) = (SeqNum(executed), SeqNum(stable));
     let (prepared, committed) = (vec![], vec![]);
-    Status { view: View(0), stable, executed, forgetful: false, wants: true, nonce: 77, prepared, committed }
+    Status {
+        view: View(0),
+        stable,
+        executed,
+        forgetful: false,
+        wants: true,
+        pending: false,
+        view_changes: crate::types::ReplicaSet::EMPTY,
+        nonce: 77,
+        prepared,
+        committed,
+    }
 }
 
 #[test]
@@ -843,10 +877,10 @@ fn p15_p37_four_replicas_agree_though_messages_are_lost() {
             let one = &mut replicas[usize::from(to)];
             match message {
                 Message::PrePrepare(p) => drop(one.pre_prepare(from, &p, true)),
-                Message::Checkpoint(c) => drop(one.event(Event::Checkpoint(from_replica(from, c)))),
+                Message::Checkpoint(c) => drop(one.event(Event::Claim(from_replica(from, Claim::Checkpoint(c))))),
                 Message::Stable(proof) => {
                     for c in proof {
-                        one.event(Event::Checkpoint(from_replica(c.replica.0, c)));
+                        one.event(Event::Claim(from_replica(c.replica.0, Claim::Checkpoint(c))));
                     }
                 }
                 other => drop(one.message(from, other)),

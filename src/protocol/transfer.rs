@@ -121,7 +121,7 @@ impl Agreement {
         let Some(target) = self.transfer.target.take_if(|target| target.n == n) else { return };
         let before = self.last_executed;
         for (at, slot) in self.log.iter() {
-            if let Some(batch) = slot.batch.as_ref().filter(|_| before < at && at <= n) {
+            for batch in slot.bodies().iter().filter(|_| before < at && at <= n) {
                 self.queue.executed(batch);
             }
         }

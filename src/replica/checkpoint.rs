@@ -1,7 +1,7 @@
 //! The checkpoint role: sealed pages in, a signed digest out; signatures of others checked, off the critical path; and
 //! state transfer, on both sides.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::limits::REPLICAS_MAX;
 use crate::protocol;
 use crate::state::{Digester, Keep, Mirror, Page, Progress, RegionId, Sealed, Shipment};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
-use crate::wire::{Message, SignedCheckpoint, StateAnswer};
+use crate::wire::{Claim, Message, NewView, StateAnswer, ViewChange};
 
 /// Work for the checkpoint role.
 #[derive(Debug)]
@@ -20,8 +20,12 @@ pub enum Task {
     Sealed(Sealed),
     /// Pages of it.
     Pages(Shipment),
-    /// A checkpoint that someone claims to have signed.
-    Claim(SignedCheckpoint),
+    /// A statement that someone claims to have signed, and who handed it on.
+    Claim(ReplicaId, Claim),
+    /// A view-change of our own, to be signed.
+    ViewChange(ViewChange),
+    /// A new-view of our own, to be signed.
+    NewView(NewView),
     /// Execution stands still, and everything that it sealed came before: fetch the state at `n`.
     Transfer {
         /// The checkpoint.
@@ -45,8 +49,8 @@ pub enum Task {
 /// What comes of it.
 #[derive(Debug)]
 pub enum Finding {
-    /// A checkpoint with a good signature, our own included.
-    Checkpoint(Verified<SignedCheckpoint>),
+    /// A statement with a good signature, our own included.
+    Claim(Verified<Claim>),
     /// What was sealed at `n` is digested.
     Root(SeqNum, Digest),
     /// Pages that are no longer needed, for [`crate::state::State::give_back`].
@@ -73,8 +77,12 @@ pub struct Checkpointer {
     keys: Signer,
     interval: u64,
     digester: Digester,
-    claims: VecDeque<SignedCheckpoint>,
-    bad_signatures: u64,
+    own: VecDeque<Task>,
+    /// By who handed them on, served in turn: whoever floods waits for himself.
+    claims: BTreeMap<ReplicaId, VecDeque<Claim>>,
+    turn: VecDeque<ReplicaId>,
+    bad_signatures: BTreeMap<ReplicaId, u64>,
+    overflowed: u64,
     serve: Serve,
     fetch: Fetch,
     answers: VecDeque<(ReplicaId, StateAnswer)>,
@@ -97,9 +105,9 @@ struct Comparison {
 /// So long a peer may take.
 const COMPARISON_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Claims that may wait; more than all replicas can have in flight for a log window of checkpoints. Others are dropped,
-/// and come again by STATUS.
-const CLAIMS_MAX: usize = 1_024;
+/// Claims of one replica that may wait; more than it can honestly have in flight. Others are dropped, and come again by
+/// STATUS.
+const CLAIMS_MAX: usize = 256;
 
 /// Answers that may wait: more than are asked for at a time.
 const ANSWERS_MAX: usize = 256;
@@ -113,8 +121,11 @@ impl Checkpointer {
             keys,
             interval: config.checkpoint_interval,
             digester: Digester::new(Keep { checkpoints, pages: pages_max }),
-            claims: VecDeque::new(),
-            bad_signatures: 0,
+            own: VecDeque::new(),
+            claims: BTreeMap::new(),
+            turn: VecDeque::new(),
+            bad_signatures: BTreeMap::new(),
+            overflowed: 0,
             serve: Serve::default(),
             fetch: Fetch::new(config.size.others(config.me), now.0),
             answers: VecDeque::new(),
@@ -131,8 +142,18 @@ impl Checkpointer {
         match task {
             Task::Sealed(sealed) => self.digester.begin(sealed),
             Task::Pages(shipment) => self.digester.accept(shipment),
-            Task::Claim(checkpoint) if self.claims.len() < CLAIMS_MAX => self.claims.push_back(checkpoint),
-            Task::Claim(_) => {}
+            Task::Claim(from, claim) => {
+                let waiting = self.claims.entry(from).or_default();
+                if waiting.len() == CLAIMS_MAX {
+                    self.overflowed += 1;
+                    return;
+                }
+                if waiting.is_empty() {
+                    self.turn.push_back(from);
+                }
+                waiting.push_back(claim);
+            }
+            Task::ViewChange(_) | Task::NewView(_) => self.own.push_back(task),
             Task::Transfer { n, root, diverged } => self.target = Some((n, root, diverged)),
             Task::Compare { n, others } => {
                 // There is one split only; more of its members may become known.
@@ -158,6 +179,9 @@ impl Checkpointer {
                     | Message::Batch(..)
                     | Message::FetchPack(_)
                     | Message::Relay(_)
+                    | Message::ViewChange(_)
+                    | Message::NewView(_)
+                    | Message::FetchViewChange(_)
                     | Message::Answered(_) => unreachable!("goes to agreement"),
                 }
             }
@@ -167,7 +191,8 @@ impl Checkpointer {
     /// Whether [`Checkpointer::step`] has something to do at once; besides, it is due at
     /// [`deadline`](Checkpointer::deadline).
     pub fn is_idle(&self) -> bool {
-        self.claims.is_empty() && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
+        let quiet = self.own.is_empty() && self.turn.is_empty();
+        quiet && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
     }
 
     /// When [`Checkpointer::step`] is due though nothing new came; in the past if it is now.
@@ -184,10 +209,16 @@ impl Checkpointer {
     /// Does a slice of work: one signature, one answer to a peer, a few of the answers of peers, or about `pages` pages.
     /// Appends what came of it.
     pub fn step(&mut self, now: Time, pages: usize, found: &mut Vec<Finding>) {
-        if let Some(claim) = self.claims.pop_front() {
-            match self.keys.verify_checkpoint(claim) {
-                Ok(checkpoint) => found.push(Finding::Checkpoint(checkpoint)),
-                Err(_) => self.bad_signatures += 1,
+        match self.own.pop_front() {
+            Some(Task::ViewChange(own)) => return found.push(Finding::Claim(self.keys.sign_view_change(own))),
+            Some(Task::NewView(own)) => return found.push(Finding::Claim(self.keys.sign_new_view(own))),
+            Some(_) => unreachable!("only our own statements wait here"),
+            None => {}
+        }
+        if let Some((from, claim)) = self.next_claim() {
+            match self.keys.verify_claim(claim) {
+                Ok(claim) => found.push(Finding::Claim(claim)),
+                Err(_) => *self.bad_signatures.entry(from).or_default() += 1,
             }
         }
         let digester = Some(&mut self.digester).filter(|_| !self.fetch.is_active());
@@ -207,7 +238,7 @@ impl Checkpointer {
                 found.push(Finding::Root(checkpoint.n, checkpoint.root));
                 // A transfer has the state digested where it finds it; that is no checkpoint (P22).
                 if checkpoint.n.0.is_multiple_of(self.interval) && checkpoint.n > SeqNum(0) {
-                    found.push(Finding::Checkpoint(self.keys.sign_checkpoint(checkpoint.n, checkpoint.root)));
+                    found.push(Finding::Claim(self.keys.sign_checkpoint(checkpoint.n, checkpoint.root)));
                 }
             }
         }
@@ -277,9 +308,24 @@ impl Checkpointer {
         self.progress = stats;
     }
 
-    /// Claims whose signature was wrong.
-    pub fn bad_signatures(&self) -> u64 {
-        self.bad_signatures
+    fn next_claim(&mut self) -> Option<(ReplicaId, Claim)> {
+        let from = self.turn.pop_front()?;
+        let waiting = self.claims.get_mut(&from)?;
+        let claim = waiting.pop_front()?;
+        if !waiting.is_empty() {
+            self.turn.push_back(from);
+        }
+        Some((from, claim))
+    }
+
+    /// Claims whose signature or proof was wrong, by who handed them on: a correct replica hands on what it checked.
+    pub fn bad_signatures(&self) -> &BTreeMap<ReplicaId, u64> {
+        &self.bad_signatures
+    }
+
+    /// Claims for which there was no room.
+    pub fn overflowed(&self) -> u64 {
+        self.overflowed
     }
 
     /// What was moved by transfers to this replica.

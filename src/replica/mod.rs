@@ -161,7 +161,8 @@ impl<S: Service> Replica<S> {
                 .collect(),
         };
         let mut rejects = self.network.rejects();
-        rejects.push(("bad_checkpoint_signature", self.checkpointer.bad_signatures()));
+        rejects.push(("bad_statement_signature", self.checkpointer.bad_signatures().values().sum()));
+        rejects.push(("claims_overflowed", self.checkpointer.overflowed()));
         rejects.push(("fetch_state_quota", self.checkpointer.requests_dropped()));
         StatusReport {
             id: me,
@@ -195,7 +196,7 @@ impl<S: Service> Replica<S> {
             Inbound::PrePrepare(message, authentic) => {
                 self.agreement.handle(now, Event::PrePrepare(message, authentic));
             }
-            Inbound::Checkpoint(claim) => self.checkpointer.handle(Task::Claim(claim)),
+            Inbound::Claim(from, claim) => self.checkpointer.handle(Task::Claim(from, claim)),
             Inbound::Transfer(message) => self.checkpointer.handle(Task::Message(message)),
             Inbound::Request { pack, signed: false } => {
                 self.agreement.handle(now, Event::Request { pack, signed: false });
@@ -263,6 +264,9 @@ impl<S: Service> Replica<S> {
             // Memory mode: nothing survives a crash, so there is nothing to wait for.
             Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
             Action::Stable { .. } => {}
+            Action::SignViewChange(own) => self.checkpointer.handle(Task::ViewChange(own)),
+            Action::SignNewView(own) => self.checkpointer.handle(Task::NewView(own)),
+            Action::Recheck(pack) => self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs),
             Action::Notice(notice) => {
                 if self.notices.len() == NOTICES_KEPT {
                     self.notices.pop_front();
@@ -286,6 +290,7 @@ impl<S: Service> Replica<S> {
                 }
             }
             Output::Executed(n) => self.agreement.handle(self.now, Event::Executed(n)),
+            Output::Settled(digest) => self.agreement.handle(self.now, Event::Settled(digest)),
             Output::Unexecuted(pack) => self.agreement.handle(self.now, Event::Request { pack, signed: true }),
             Output::Sealed(sealed) => self.checkpointer.handle(Task::Sealed(sealed)),
             Output::Halted { n, root, diverged } => {
@@ -324,7 +329,7 @@ impl<S: Service> Replica<S> {
         self.checkpointer.step(self.now, slice, &mut self.findings);
         for finding in std::mem::take(&mut self.findings) {
             match finding {
-                Finding::Checkpoint(checkpoint) => self.agreement.handle(self.now, Event::Checkpoint(checkpoint)),
+                Finding::Claim(claim) => self.agreement.handle(self.now, Event::Claim(claim)),
                 Finding::Root(n, root) => self.note_root(n, root),
                 Finding::Send(to, message) => self.network.send(to, message),
                 Finding::Fetched => self.agreement.handle(self.now, Event::Fetched),

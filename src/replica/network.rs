@@ -39,8 +39,8 @@ use crate::wire::fragment::{Assembled, ReassemblyLimits};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
 use crate::wire::{
-    FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, NewKey, Outcome, Pack, Proposed, ReplyEntry,
-    ReplyResult, SignedCheckpoint, default_replier,
+    Claim, FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, NewKey, Outcome, Pack, Proposed,
+    ReplyEntry, ReplyResult, default_replier,
 };
 
 /// Bounds of the network role.
@@ -118,7 +118,7 @@ pub enum Inbound {
     /// A FETCH-STATE or STATE, for the checkpoint role.
     Transfer(Verified<Message>),
     /// A checkpoint that someone claims to have signed: the checkpoint role checks the signature, off this path.
-    Checkpoint(SignedCheckpoint),
+    Claim(ReplicaId, Claim),
     /// A pack with ordered requests, authentic for this replica.
     Request {
         /// The pack.
@@ -410,10 +410,13 @@ impl Network {
                 let authentic = authentic.collect();
                 inbound.push(Inbound::PrePrepare(message, authentic));
             }
-            Message::Checkpoint(checkpoint) => inbound.push(Inbound::Checkpoint(*checkpoint)),
+            Message::Checkpoint(checkpoint) => inbound.push(Inbound::Claim(from, Claim::Checkpoint(*checkpoint))),
             Message::Stable(proof) => {
-                inbound.extend(proof.iter().take(self.size.n()).copied().map(Inbound::Checkpoint));
+                let proof = proof.iter().take(self.size.n()).copied();
+                inbound.extend(proof.map(|checkpoint| Inbound::Claim(from, Claim::Checkpoint(checkpoint))));
             }
+            Message::ViewChange(signed) => inbound.push(Inbound::Claim(from, Claim::ViewChange(signed.clone()))),
+            Message::NewView(signed) => inbound.push(Inbound::Claim(from, Claim::NewView(signed.clone()))),
             Message::Relay(pack) => match self.verify_relayed(now, from, pack) {
                 Ok(verified) => inbound.push(Inbound::Relayed(verified)),
                 Err(Reject::RelayedQuery) => {}
@@ -426,6 +429,7 @@ impl Network {
             | Message::FetchBatch(_)
             | Message::Batch(..)
             | Message::FetchPack(_)
+            | Message::FetchViewChange(_)
             | Message::Answered(_) => inbound.push(Inbound::Message(message)),
             Message::FetchState(_) | Message::State(_) => inbound.push(Inbound::Transfer(message)),
         }

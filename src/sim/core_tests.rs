@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,7 +15,10 @@ use crate::protocol::{Action, Agreement, Config, Event, PersistToken};
 use crate::transport::{Datagram, Head, Machine, Outgoing, Peer};
 use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, ReplicaId, SeqNum, SessionId, Time};
 use crate::wire::frame::{FrameBuffer, Messages};
-use crate::wire::{Batch, Message, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, SignedCheckpoint};
+use crate::wire::{
+    Batch, Claim, Message, NewView, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Signed, SignedCheckpoint,
+    ViewChange,
+};
 
 /// An agreement core with just enough around it.
 struct Core {
@@ -54,6 +58,10 @@ enum Party {
     Asker(Asker),
 }
 
+fn claim(claim: Claim) -> Event {
+    Event::Claim(Verified::assume(Principal::Replica(claim.signer()), claim))
+}
+
 fn datagram(to: Peer, body: Bytes) -> Outgoing {
     Outgoing { to, head: Head::EMPTY, body }
 }
@@ -75,11 +83,10 @@ impl Core {
         };
         for message in Messages::new(d.bytes) {
             let event = match message.unwrap() {
-                Message::Checkpoint(c) => vec![Event::Checkpoint(Verified::assume(Principal::Replica(c.replica), c))],
-                Message::Stable(proof) => proof
-                    .into_iter()
-                    .map(|c| Event::Checkpoint(Verified::assume(Principal::Replica(c.replica), c)))
-                    .collect(),
+                Message::Checkpoint(c) => vec![claim(Claim::Checkpoint(c))],
+                Message::ViewChange(signed) => vec![claim(Claim::ViewChange(signed))],
+                Message::NewView(signed) => vec![claim(Claim::NewView(signed))],
+                Message::Stable(proof) => proof.into_iter().map(|c| claim(Claim::Checkpoint(c))).collect(),
                 Message::Relay(pack) if self.executed.contains(&pack.digest()) => vec![],
                 Message::Relay(pack) => {
                     let pack = Verified::assume(Principal::Client(pack.client(), pack.endpoint()), pack);
@@ -127,6 +134,21 @@ impl Core {
                     self.committed.push((n, None));
                     self.agreement.handle(now, Event::Transferred(n));
                 }
+                Action::SignViewChange(v) => {
+                    let signed = Signed::new(ViewChange { replica: self.me, ..v }, |_| [0; 64]);
+                    self.agreement.handle(now, claim(Claim::ViewChange(Arc::new(signed))));
+                }
+                Action::SignNewView(v) => {
+                    let signed = Signed::new(NewView { replica: self.me, ..v }, |_| [0; 64]);
+                    self.agreement.handle(now, claim(Claim::NewView(Arc::new(signed))));
+                }
+                Action::Recheck(pack) => {
+                    let event = match self.executed.contains(&pack.digest()) {
+                        true => Event::Settled(pack.digest()),
+                        false => Event::Request { pack, signed: true },
+                    };
+                    self.agreement.handle(now, event);
+                }
                 Action::Query { .. } | Action::Stable { .. } | Action::Compare { .. } | Action::Notice(_) => {}
                 Action::Persist(token, _) if self.disk.is_zero() => {
                     self.agreement.handle(now, Event::Persisted(token));
@@ -145,7 +167,7 @@ impl Core {
         if n.0.is_multiple_of(self.k) {
             let c = SignedCheckpoint { n, root: self.root, replica: self.me, boot: 0, signature: [0; 64] };
             self.roots.push((n, self.root));
-            self.agreement.handle(now, Event::Checkpoint(Verified::assume(Principal::Replica(self.me), c)));
+            self.agreement.handle(now, claim(Claim::Checkpoint(c)));
         }
     }
 

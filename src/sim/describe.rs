@@ -104,12 +104,13 @@ pub(super) fn message(message: &Message) -> String {
         }
         Message::Stable(proof) => format!("stable {}", proof.first().map_or("?".to_owned(), |c| c.n.to_string())),
         Message::Status(s) => format!(
-            "status {} h={} executed={}{}{}",
+            "status {} h={} executed={}{}{}{}",
             s.view,
             s.stable,
             s.executed,
             if s.wants { " wants" } else { "" },
-            if s.forgetful { " forgetful" } else { "" }
+            if s.forgetful { " forgetful" } else { "" },
+            if s.pending { " pending" } else { "" }
         ),
         Message::FetchBatch(c) => named("fetch-batch", c),
         Message::Batch(n, batch) => format!("batch {n} {:?} {} packs", batch.digest(), batch.packs().len()),
@@ -123,6 +124,17 @@ pub(super) fn message(message: &Message) -> String {
             StateContent::Header(_) => format!("state {} header", answer.n),
             StateContent::Parts(parts) => format!("state {} {} parts", answer.n, parts.len()),
         },
+        Message::ViewChange(signed) => {
+            let v = signed.statement();
+            let (p, q) = (v.prepared.len(), v.pre_prepared.len());
+            format!("view-change {} by {} h={} P {p} Q {q}", v.view, v.replica, v.stable)
+        }
+        Message::NewView(signed) => {
+            let v = signed.statement();
+            let members: Vec<String> = v.members.iter().map(|(r, _)| r.to_string()).collect();
+            format!("new-view {} of {} h={} {} chosen", v.view, members.join(" "), v.stable, v.chosen.len())
+        }
+        Message::FetchViewChange(wanted) => format!("fetch-view-change {} of {}", wanted.view, wanted.replica),
     }
 }
 

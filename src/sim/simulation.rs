@@ -355,7 +355,7 @@ impl<S: Service> Simulation<S> {
             if lent > LENT_PAGES_MAX {
                 return Err(Wrong::Bound(format!("{id} holds {lent} pages of sealed checkpoints")));
             }
-            let waiting_max = 4 * self.clients.len() * self.config.sessions * (self.config.window as usize + 2);
+            let waiting_max = 8 * self.clients.len() * self.config.sessions * (self.config.window as usize + 2);
             if status.waiting > waiting_max {
                 return Err(Wrong::Bound(format!("{} requests wait at {id}", status.waiting)));
             }

@@ -7,13 +7,17 @@
 //!  4 COMMITTED    n u64 | digest
 //!  5 CHECKPOINT   n u64 | root digest | boot u64 | replica u8 | signature 64
 //!  6 STABLE       one or more CHECKPOINTs of one (n, root), signers ascending
-//!  7 STATUS       view u64 | stable u64 | executed u64 | nonce u64 | flags u8 (1 forgetful, 2 wants) | reserved u8
+//!  7 STATUS       view u64 | stable u64 | executed u64 | nonce u64 | view-changes held u64 (a bit for each replica)
+//!                 | flags u8 (1 forgetful, 2 wants, 4 waits for its new view) | reserved u8
 //!                 | prepared words u16 | committed words u16 | words u64 each
 //!  8 FETCH-BATCH  n u64 | digest
 //!  9 BATCH        n u64 | time u64 | seed u64 | count u32 | count x (len u32 | pack)
 //! 10 FETCH-PACK   digest
 //! 11 RELAY        pack
 //! 12 ANSWERED     nonce u64
+//! 13 VIEW-CHANGE  see [`super::signed`]
+//! 14 NEW-VIEW     see [`super::signed`]
+//! 15 FETCH-VC     view u64 | replica u8 | reserved 7 | digest
 //! 16 FETCH-STATE  n u64 | nonce u64 | count u16 | count x (region u8 | level u8, or 255 for a page | number u32);
 //!                 none: the header
 //! 17 STATE        n u64 | nonce u64 | kind u8 | reserved u8 | count u16 | content
@@ -34,10 +38,12 @@ use bytes::{Bytes, BytesMut};
 use super::message::{
     Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
     ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
+    WantedViewChange,
 };
+use super::signed::Signed;
 use super::{Malformed, Pack};
 use crate::limits;
-use crate::types::{Digest, Position, RegionId, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{Digest, Position, RegionId, ReplicaId, ReplicaSet, SeqNum, SessionId, View};
 
 /// Frame types.
 pub mod frame_type {
@@ -69,6 +75,12 @@ pub mod frame_type {
     pub const FETCH_STATE: u8 = 16;
     /// [`super::Message::State`]
     pub const STATE: u8 = 17;
+    /// [`super::Message::ViewChange`]
+    pub const VIEW_CHANGE: u8 = 13;
+    /// [`super::Message::NewView`]
+    pub const NEW_VIEW: u8 = 14;
+    /// [`super::Message::FetchViewChange`]
+    pub const FETCH_VIEW_CHANGE: u8 = 15;
     /// [`super::ReplyPack`]
     pub const REPLIES: u8 = 64;
 }
@@ -188,6 +200,9 @@ pub(super) fn frame_type_of(message: &Message) -> u8 {
         Message::Answered(_) => frame_type::ANSWERED,
         Message::FetchState(_) => frame_type::FETCH_STATE,
         Message::State(_) => frame_type::STATE,
+        Message::ViewChange(_) => frame_type::VIEW_CHANGE,
+        Message::NewView(_) => frame_type::NEW_VIEW,
+        Message::FetchViewChange(_) => frame_type::FETCH_VIEW_CHANGE,
     }
 }
 
@@ -217,6 +232,13 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
         Message::Answered(nonce) => out.put_u64(*nonce),
         Message::FetchState(fetch) => encode_fetch_state(fetch, out),
         Message::State(answer) => encode_state(answer, out),
+        Message::ViewChange(signed) => out.put(signed.encoded()),
+        Message::NewView(signed) => out.put(signed.encoded()),
+        Message::FetchViewChange(wanted) => {
+            out.put_u64(wanted.view.0);
+            out.put(&[wanted.replica.0, 0, 0, 0, 0, 0, 0, 0]);
+            out.put(&wanted.digest.0);
+        }
     }
 }
 
@@ -241,6 +263,9 @@ pub fn decode_frame(kind: u8, body: &Bytes) -> Result<Message, Malformed> {
         frame_type::ANSWERED => Message::Answered(reader.u64()?),
         frame_type::FETCH_STATE => Message::FetchState(decode_fetch_state(&mut reader)?),
         frame_type::STATE => Message::State(decode_state(&mut reader, body)?),
+        frame_type::VIEW_CHANGE => return Ok(Message::ViewChange(Arc::new(Signed::decode(body)?))),
+        frame_type::NEW_VIEW => return Ok(Message::NewView(Arc::new(Signed::decode(body)?))),
+        frame_type::FETCH_VIEW_CHANGE => Message::FetchViewChange(decode_fetch_view_change(&mut reader)?),
         _ => return Err(Malformed::UnknownTag),
     };
     reader.end()?;
@@ -349,7 +374,7 @@ fn decode_committed(reader: &mut Reader<'_>) -> Result<Committed, Malformed> {
     Ok(Committed { n: SeqNum(reader.u64()?), digest: reader.digest()? })
 }
 
-fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
+pub(super) fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
     out.put_u64(c.n.0);
     out.put(&c.root.0);
     out.put_u64(c.boot);
@@ -357,13 +382,23 @@ fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
     out.put(&c.signature);
 }
 
-fn decode_checkpoint(reader: &mut Reader<'_>) -> Result<SignedCheckpoint, Malformed> {
+pub(super) fn decode_checkpoint(reader: &mut Reader<'_>) -> Result<SignedCheckpoint, Malformed> {
     let (n, root, boot) = (SeqNum(reader.u64()?), reader.digest()?, reader.u64()?);
     let (replica, signature) = (ReplicaId(reader.u8()?), *reader.array()?);
     if usize::from(replica.0) >= limits::REPLICAS_MAX {
         return Err(Malformed::OutOfBounds);
     }
     Ok(SignedCheckpoint { n, root, replica, boot, signature })
+}
+
+fn decode_fetch_view_change(reader: &mut Reader<'_>) -> Result<WantedViewChange, Malformed> {
+    let view = View(reader.u64()?);
+    let replica = ReplicaId(reader.u8()?);
+    reader.zeros(7)?;
+    if usize::from(replica.0) >= limits::REPLICAS_MAX {
+        return Err(Malformed::OutOfBounds);
+    }
+    Ok(WantedViewChange { view, replica, digest: reader.digest()? })
 }
 
 fn decode_stable(reader: &mut Reader<'_>) -> Result<Vec<SignedCheckpoint>, Malformed> {
@@ -381,6 +416,7 @@ fn decode_stable(reader: &mut Reader<'_>) -> Result<Vec<SignedCheckpoint>, Malfo
 
 const FORGETFUL: u8 = 1;
 const WANTS: u8 = 2;
+const PENDING: u8 = 4;
 const WORDS_MAX: usize = (limits::LOG_WINDOW_MAX / 64) as usize;
 
 fn trimmed(words: &[u64]) -> &[u64] {
@@ -391,12 +427,13 @@ fn trimmed(words: &[u64]) -> &[u64] {
 
 fn encode_status(status: &Status, out: &mut BytesMut) {
     let (prepared, committed) = (trimmed(&status.prepared), trimmed(&status.committed));
-    for field in [status.view.0, status.stable.0, status.executed.0, status.nonce] {
+    for field in [status.view.0, status.stable.0, status.executed.0, status.nonce, status.view_changes.bits()] {
         out.put_u64(field);
     }
     let forgetful = if status.forgetful { FORGETFUL } else { 0 };
     let wants = if status.wants { WANTS } else { 0 };
-    out.put(&[forgetful | wants, 0]);
+    let pending = if status.pending { PENDING } else { 0 };
+    out.put(&[forgetful | wants | pending, 0]);
     out.put(&(prepared.len() as u16).to_le_bytes());
     out.put(&(committed.len() as u16).to_le_bytes());
     for word in prepared.iter().chain(committed) {
@@ -407,8 +444,9 @@ fn encode_status(status: &Status, out: &mut BytesMut) {
 fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
     let (view, stable, executed) = (View(reader.u64()?), SeqNum(reader.u64()?), SeqNum(reader.u64()?));
     let nonce = reader.u64()?;
+    let view_changes = ReplicaSet::from_bits(reader.u64()?);
     let flags = reader.u8()?;
-    if flags & !(FORGETFUL | WANTS) != 0 {
+    if flags & !(FORGETFUL | WANTS | PENDING) != 0 {
         return Err(Malformed::Reserved);
     }
     reader.zeros(1)?;
@@ -421,8 +459,8 @@ fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
         if words.last() == Some(&0) { Err(Malformed::Inconsistent) } else { Ok(words) }
     };
     let (prepared, committed) = (words(prepared)?, words(committed)?);
-    let (forgetful, wants) = (flags & FORGETFUL != 0, flags & WANTS != 0);
-    Ok(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
+    let [forgetful, wants, pending] = [FORGETFUL, WANTS, PENDING].map(|flag| flags & flag != 0);
+    Ok(Status { view, stable, executed, forgetful, wants, pending, view_changes, nonce, prepared, committed })
 }
 
 /// In the place of a level: the item is a page.

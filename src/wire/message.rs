@@ -5,7 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::pack::Pack;
-use crate::types::{ClusterSize, Digest, Domain, Hasher, Position, RegionId, ReplicaId, SeqNum, SessionId, View};
+use super::signed::{NewView, Signed, ViewChange};
+use crate::types::{
+    ClusterSize, Digest, Domain, Hasher, Position, RegionId, ReplicaId, ReplicaSet, SeqNum, SessionId, View,
+};
 
 /// A frame of an envelope between replicas. It speaks for the envelope's sender alone.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +41,12 @@ pub enum Message {
     FetchState(FetchState),
     /// The answer.
     State(StateAnswer),
+    /// A replica leaves its view (P27). Signed: anyone may hand it on.
+    ViewChange(Arc<Signed<ViewChange>>),
+    /// The primary of the next view begins it (P33). Signed: anyone may hand it on.
+    NewView(Arc<Signed<NewView>>),
+    /// Please send this VIEW-CHANGE, which a NEW-VIEW named (P33).
+    FetchViewChange(WantedViewChange),
 }
 
 /// PRE-PREPARE(v, n, d): the primary of `view` proposes a batch for `n` (P11).
@@ -168,6 +177,17 @@ pub struct Committed {
     pub digest: Digest,
 }
 
+/// Names a VIEW-CHANGE.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct WantedViewChange {
+    /// The view that it asks for.
+    pub view: View,
+    /// Who signed it.
+    pub replica: ReplicaId,
+    /// Its digest.
+    pub digest: Digest,
+}
+
 /// CHECKPOINT(n, root), signed by a replica: q of them are a proof that convinces anyone (P24).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SignedCheckpoint {
@@ -196,9 +216,13 @@ pub struct Status {
     pub forgetful: bool,
     /// Something is missing: please send it. Otherwise only news (flow control, `status`).
     pub wants: bool,
+    /// It has left the view before this one, and waits for its NEW-VIEW.
+    pub pending: bool,
+    /// While pending: whose VIEW-CHANGEs for this view it holds.
+    pub view_changes: ReplicaSet,
     /// Answers echo it.
     pub nonce: u64,
-    /// Bit i: prepared at `executed + 1 + i`. At most `LOG_WINDOW_MAX` bits, in words.
+    /// Bit i: prepared in this view at `executed + 1 + i`. At most `LOG_WINDOW_MAX` bits, in words.
     pub prepared: Vec<u64>,
     /// Bit i: committed-local at `executed + 1 + i`.
     pub committed: Vec<u64>,

@@ -7,6 +7,7 @@
 //! | [`header`] | the first bytes of every datagram, and of every fragment |
 //! | [`frame`] | the body of an envelope: frames for one receiver under one proof |
 //! | [`codec`] | the body of each frame |
+//! | [`signed`] | view-changes and new-views |
 //! | [`pack`] | a client's pack and its proof |
 //! | [`new_key`] | the body of a NEW-KEY datagram |
 //! | [`fragment`] | how a message larger than a datagram is cut and put together |
@@ -22,6 +23,7 @@ pub mod header;
 pub mod message;
 pub mod new_key;
 pub mod pack;
+pub mod signed;
 #[cfg(test)]
 mod tests;
 
@@ -32,10 +34,11 @@ pub use header::{FragmentHeader, Header, Kind, ProofKind};
 pub use message::{
     Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
     ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
-    default_replier,
+    WantedViewChange, default_replier,
 };
 pub use new_key::NewKey;
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
+pub use signed::{Claim, Entry, NewView, Signed, Statement, ViewChange};
 
 /// Why bytes are not what they claim to be.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, thiserror::Error)]

@@ -14,8 +14,8 @@ use super::header::{HEADER, Parts, Principal};
 use super::*;
 use crate::limits;
 use crate::types::{
-    ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, Position, RegionId, ReplicaId, SeqNum, SessionId, Time,
-    View,
+    ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, Position, RegionId, ReplicaId, ReplicaSet, SeqNum,
+    SessionId, Time, View,
 };
 
 fn digests() -> impl Strategy<Value = Digest> {
@@ -106,6 +106,38 @@ fn state_contents() -> impl Strategy<Value = StateContent> {
     ]
 }
 
+fn entries() -> impl Strategy<Value = Vec<Entry>> {
+    vec((0..9u64, any::<u64>(), digests()), 0..6).prop_map(|entries| {
+        let entries = entries.into_iter().map(|(n, view, digest)| Entry { n: SeqNum(n), view: View(view), digest });
+        let mut entries: Vec<Entry> = entries.collect();
+        entries.sort_by_key(|e| (e.n, e.digest));
+        entries
+    })
+}
+
+fn view_changes() -> impl Strategy<Value = Signed<ViewChange>> {
+    let ids = (0..limits::REPLICAS_MAX as u8, any::<[u64; 3]>());
+    (ids, checkpoints(), 0..5u8, entries(), entries(), signatures()).prop_map(
+        |((replica, [boot, view, stable]), first, proofs, mut prepared, pre_prepared, signature)| {
+            prepared.dedup_by_key(|entry| entry.n);
+            let proof = (0..proofs).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect();
+            let (replica, view, stable) = (ReplicaId(replica), View(view), SeqNum(stable));
+            Signed::new(ViewChange { replica, boot, view, stable, proof, prepared, pre_prepared }, |_| signature)
+        },
+    )
+}
+
+fn new_views() -> impl Strategy<Value = Signed<NewView>> {
+    let ids = (0..limits::REPLICAS_MAX as u8, any::<[u64; 3]>());
+    (ids, vec(digests(), 0..5), vec(digests(), 0..5), signatures()).prop_map(
+        |((replica, [boot, view, stable]), members, chosen, signature)| {
+            let members = members.into_iter().enumerate().map(|(i, digest)| (ReplicaId(i as u8), digest)).collect();
+            let (replica, view, stable) = (ReplicaId(replica), View(view), SeqNum(stable));
+            Signed::new(NewView { replica, boot, view, members, stable, chosen }, |_| signature)
+        },
+    )
+}
+
 /// Every kind of message.
 fn messages() -> impl Strategy<Value = Message> {
     let vote = || {
@@ -121,10 +153,22 @@ fn messages() -> impl Strategy<Value = Message> {
     let stable = (checkpoints(), 1..8u8).prop_map(|(first, count)| {
         Message::Stable((0..count).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect())
     });
-    let status = (any::<[u64; 4]>(), any::<[bool; 2]>(), bitmaps(), bitmaps()).prop_map(
-        |([view, stable, executed, nonce], [forgetful, wants], prepared, committed)| {
+    let status = (any::<[u64; 5]>(), any::<[bool; 3]>(), bitmaps(), bitmaps()).prop_map(
+        |([view, stable, executed, nonce, held], [forgetful, wants, pending], prepared, committed)| {
             let (view, stable, executed) = (View(view), SeqNum(stable), SeqNum(executed));
-            Message::Status(Status { view, stable, executed, forgetful, wants, nonce, prepared, committed })
+            let view_changes = ReplicaSet::from_bits(held);
+            Message::Status(Status {
+                view,
+                stable,
+                executed,
+                forgetful,
+                wants,
+                pending,
+                view_changes,
+                nonce,
+                prepared,
+                committed,
+            })
         },
     );
     let nonces = || any::<[u64; 2]>();
@@ -147,6 +191,12 @@ fn messages() -> impl Strategy<Value = Message> {
         digests().prop_map(Message::FetchPack),
         packs().prop_map(Message::Relay),
         any::<u64>().prop_map(Message::Answered),
+        view_changes().prop_map(|v| Message::ViewChange(Arc::new(v))),
+        new_views().prop_map(|v| Message::NewView(Arc::new(v))),
+        (any::<u64>(), 0..limits::REPLICAS_MAX as u8, digests()).prop_map(|(view, replica, digest)| {
+            let (view, replica) = (View(view), ReplicaId(replica));
+            Message::FetchViewChange(WantedViewChange { view, replica, digest })
+        }),
     ]
 }
 
@@ -519,12 +569,14 @@ fn a_status_without_news_is_small() {
         executed: SeqNum(0),
         forgetful: false,
         wants: false,
+        pending: false,
+        view_changes: ReplicaSet::EMPTY,
         nonce: 0,
         prepared: vec![0; 8],
         committed: vec![5, 0, 0],
     };
     let (kind, body) = encode(&Message::Status(status.clone()));
-    assert_eq!(body.len(), 38 + 8);
+    assert_eq!(body.len(), 46 + 8);
     let trimmed = Status { prepared: vec![], committed: vec![5], ..status };
     assert_eq!(decode_frame(kind, &body), Ok(Message::Status(trimmed)));
 }

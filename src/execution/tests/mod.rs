@@ -202,6 +202,7 @@ fn replies(out: Vec<Output>) -> Vec<Reply> {
             Output::Reply(reply) => Some(reply),
             Output::Executed(_)
             | Output::Unexecuted(_)
+            | Output::Settled(_)
             | Output::Sealed(_)
             | Output::Halted { .. }
             | Output::Compare { .. }

@@ -53,7 +53,7 @@ impl Parts {
     fn assemble(&self) -> Option<StatusReport> {
         let mut report = self.report.clone()?;
         report.rejects.extend(&self.rejects);
-        report.rejects.extend(self.bad_signatures.map(|count| ("bad_checkpoint_signature", count)));
+        report.rejects.extend(self.bad_signatures.map(|count| ("bad_statement_signature", count)));
         for peer in &mut report.peers {
             let id = usize::from(peer.id.0);
             peer.bad_macs += self.bad_macs.get(id).copied().unwrap_or(0);

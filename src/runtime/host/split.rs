@@ -35,7 +35,7 @@ use crate::runtime::{Error, LoopCounters, Stop, cores, drive};
 use crate::state::{Page, RegionId};
 use crate::transport::{Datagram, Machine, Outgoing, Peer, Transport, Wake, Woken};
 use crate::types::{ClusterSize, Digest, ReplicaId, SeqNum, Time};
-use crate::wire::{Message, Pack, SignedCheckpoint};
+use crate::wire::{Claim, Message, Pack};
 
 /// Authentic items on their way to agreement.
 const INBOUND: usize = 4_096;
@@ -78,7 +78,7 @@ enum Answer {
 
 /// What the checkpoint role tells agreement.
 enum Found {
-    Checkpoint(Verified<SignedCheckpoint>),
+    Claim(Verified<Claim>),
     Fetched,
     Absent(SeqNum),
     Complete(SeqNum, [Vec<Arc<Page>>; 2]),
@@ -88,6 +88,7 @@ enum Found {
 enum Done {
     Executed(SeqNum),
     Unexecuted(Verified<Pack>),
+    Settled(Digest),
 }
 
 /// What the checkpoint role gives back to execution.
@@ -191,7 +192,7 @@ impl Machine for Front {
         }
         for item in self.inbound.drain(..) {
             match item {
-                Inbound::Checkpoint(claim) => self.to_checkpoint.push(Task::Claim(claim)),
+                Inbound::Claim(from, claim) => self.to_checkpoint.push(Task::Claim(from, claim)),
                 Inbound::Transfer(message) => self.to_checkpoint.push(Task::Message(message)),
                 Inbound::Message(_)
                 | Inbound::PrePrepare(..)
@@ -232,9 +233,10 @@ struct AgreementRole {
     size: ClusterSize,
     inbound: Inlet<Inbound>,
     done: Inlet<Done>,
-    checkpoints: Inlet<Found>,
+    claims: Inlet<Found>,
     to_network: Outlet<Said>,
     to_execution: Outlet<Command>,
+    to_checkpoint: Outlet<Task>,
     muted: bool,
     now: Time,
     notices: VecDeque<Notice>,
@@ -243,7 +245,7 @@ struct AgreementRole {
 
 impl AgreementRole {
     fn is_clogged(&self) -> bool {
-        self.to_network.is_clogged() || self.to_execution.is_clogged()
+        self.to_network.is_clogged() || self.to_execution.is_clogged() || self.to_checkpoint.is_clogged()
     }
 
     fn account(&self, parts: &mut Parts) {
@@ -270,7 +272,7 @@ impl AgreementRole {
             Inbound::Query(pack) => Event::Query(pack),
             Inbound::Body(pack) => Event::Body { pack, authentic: false },
             Inbound::Boot(id, boot) => Event::Boot(id, boot),
-            Inbound::Checkpoint(_) | Inbound::Transfer(_) => unreachable!("goes to the checkpoint role"),
+            Inbound::Claim(..) | Inbound::Transfer(_) => unreachable!("goes to the checkpoint role"),
         };
         self.agreement.handle(now, event);
     }
@@ -294,6 +296,9 @@ impl AgreementRole {
                 // Memory mode: nothing survives a crash, so there is nothing to wait for.
                 Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
                 Action::Stable { .. } => {}
+                Action::SignViewChange(own) => self.to_checkpoint.push(Task::ViewChange(own)),
+                Action::SignNewView(own) => self.to_checkpoint.push(Task::NewView(own)),
+                Action::Recheck(pack) => self.to_execution.push(Command::Admit { pack, view }),
                 Action::Notice(notice) => {
                     if self.notices.len() == KEPT {
                         self.notices.pop_front();
@@ -354,14 +359,15 @@ impl Role for AgreementRole {
             let event = match done {
                 Done::Executed(n) => Event::Executed(n),
                 Done::Unexecuted(pack) => Event::Request { pack, signed: true },
+                Done::Settled(digest) => Event::Settled(digest),
             };
             self.agreement.handle(now, event);
             self.pump(now);
             turn = Turn::Busy;
         }
-        while let Some(found) = self.checkpoints.pop() {
+        while let Some(found) = self.claims.pop() {
             let event = match found {
-                Found::Checkpoint(checkpoint) => Event::Checkpoint(checkpoint),
+                Found::Claim(claim) => Event::Claim(claim),
                 Found::Fetched => Event::Fetched,
                 Found::Absent(n) => Event::Absent(n),
                 Found::Complete(n, pages) => {
@@ -390,6 +396,7 @@ impl Role for AgreementRole {
         }
         self.to_network.flush();
         self.to_execution.flush();
+        self.to_checkpoint.flush();
         self.now = now;
         self.answering.if_asked(|parts| self.account(parts));
         if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
@@ -439,6 +446,7 @@ impl<S: Service> ExecutionRole<S> {
                 Output::Reply(reply) => self.to_network.push(Answer::Reply(reply)),
                 Output::Executed(n) => self.to_agreement.push(Done::Executed(n)),
                 Output::Unexecuted(pack) => self.to_agreement.push(Done::Unexecuted(pack)),
+                Output::Settled(digest) => self.to_agreement.push(Done::Settled(digest)),
                 Output::Sealed(sealed) => {
                     self.sealed += 1;
                     self.to_checkpoint.push(Task::Sealed(sealed));
@@ -507,6 +515,8 @@ struct CheckpointRole {
     checkpointer: Checkpointer,
     sealed: Inlet<Task>,
     claims: Inlet<Task>,
+    /// Our own statements, to be signed.
+    own: Inlet<Task>,
     to_agreement: Outlet<Found>,
     to_network: Outlet<(ReplicaId, Message)>,
     to_execution: Outlet<Returned>,
@@ -520,7 +530,7 @@ struct CheckpointRole {
 impl CheckpointRole {
     fn account(&self, parts: &mut Parts) {
         parts.roots.clone_from(&self.roots);
-        parts.bad_signatures = Some(self.checkpointer.bad_signatures());
+        parts.bad_signatures = Some(self.checkpointer.bad_signatures().values().sum());
         parts.requests_dropped = self.checkpointer.requests_dropped();
         parts.fetched = self.checkpointer.fetched();
         parts.divergence = self.checkpointer.divergence().cloned();
@@ -543,7 +553,7 @@ impl CheckpointRole {
 impl Role for CheckpointRole {
     fn turn(&mut self, now: Time) -> Turn {
         let mut turn = Turn::Idle;
-        for inlet in [&mut self.sealed, &mut self.claims] {
+        for inlet in [&mut self.own, &mut self.sealed, &mut self.claims] {
             while let Some(task) = inlet.pop() {
                 self.checkpointer.handle(task);
                 turn = Turn::Busy;
@@ -555,7 +565,7 @@ impl Role for CheckpointRole {
         }
         for finding in std::mem::take(&mut self.found) {
             match finding {
-                Finding::Checkpoint(checkpoint) => self.to_agreement.push(Found::Checkpoint(checkpoint)),
+                Finding::Claim(claim) => self.to_agreement.push(Found::Claim(claim)),
                 Finding::Root(n, root) => {
                     self.note_root(n, root);
                     self.digested.fetch_add(1, Ordering::Release);
@@ -627,7 +637,8 @@ pub(super) fn start<S: Service, T: Transport>(
     let (execution_to_network, replies) = ring(REPLIES, waker);
     let (execution_to_checkpoint, sealed) = ring(TASKS, checkpoint_bell.clone());
     let (network_to_checkpoint, claims) = ring(TASKS, checkpoint_bell.clone());
-    let (checkpoint_to_agreement, checkpoints) = ring(TASKS, agreement_bell);
+    let (checkpoint_to_agreement, verified) = ring(TASKS, agreement_bell);
+    let (agreement_to_checkpoint, own) = ring(TASKS, checkpoint_bell.clone());
     let (checkpoint_to_execution, returned) = ring(TASKS, execution_bell);
     let digested = Arc::new(AtomicU64::new(0));
 
@@ -637,9 +648,10 @@ pub(super) fn start<S: Service, T: Transport>(
         size,
         inbound,
         done,
-        checkpoints,
+        claims: verified,
         to_network,
         to_execution,
+        to_checkpoint: agreement_to_checkpoint,
         muted: false,
         now: clock.now(),
         notices: VecDeque::new(),
@@ -664,6 +676,7 @@ pub(super) fn start<S: Service, T: Transport>(
         checkpointer,
         sealed,
         claims,
+        own,
         to_agreement: checkpoint_to_agreement,
         to_network: checkpoint_to_network,
         to_execution: checkpoint_to_execution,
