@@ -61,7 +61,8 @@ const KEPT_SWARM: &[u64] = &[
     // A body was replaced by the same one under a longer proof, and the count of its client's bytes went below zero.
     235564, 247469, 248413,
     // A backup was paused before anybody had heard it, and came back to a log that had gone on: it fetches the state.
-    200896,
+    200896, // A replica fetched a checkpoint that only silent peers still had, and asked for it for ever.
+    200367, 203802, 207409, 210710, 247231,
 ];
 
 #[test]

@@ -4,7 +4,7 @@
 //! a timer, evidence, or w others ─► start_view_change ─► VIEW-CHANGE, signed ─► the primary of the next view
 //!      q of them ─► decide(S) ─► bodies fetched ─► NEW-VIEW, signed ─► everyone decides again ─► install
 //! ```
-//! [`decision`] computes, this module acts on it; [`timer`] says when a view has had its time.
+//! [`decision`] computes, this module acts on it; `timer` says when a view has had its time.
 
 pub mod decision;
 pub(super) mod timer;
