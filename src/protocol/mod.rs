@@ -341,7 +341,7 @@ impl Agreement {
     /// When [`Agreement::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
         let soonest = self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at);
-        soonest.min(self.transfer_due()).min(self.view_deadline())
+        soonest.min(self.transfer_due()).min(self.transfer_stalls()).min(self.view_deadline())
     }
 
     /// The next thing to be done, in order.

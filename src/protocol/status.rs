@@ -182,10 +182,21 @@ impl Agreement {
     /// Sends a batch that we hold, not twice within a few milliseconds.
     pub(super) fn on_fetch_batch(&mut self, from: ReplicaId, wanted: Committed) {
         let n = wanted.n;
-        let Some(slot) = self.log.get(n) else { return };
-        let Some(batch) = slot.body(wanted.digest).cloned() else { return };
-        if self.may_send_body(from, n) {
-            self.send(from, Message::Batch(n, batch));
+        let batch = self.log.get(n).and_then(|slot| slot.body(wanted.digest)).cloned();
+        match batch {
+            Some(batch) if self.may_send_body(from, n) => self.send(from, Message::Batch(n, batch)),
+            // It is dropped, and the proof says that nobody needs it any more (P33).
+            None if n <= self.log.low() => self.send_stable_proof(from),
+            Some(_) | None => {}
+        }
+    }
+
+    fn send_stable_proof(&mut self, to: ReplicaId) {
+        let proof = self.stable_proof().to_vec();
+        if let Some(root) = proof.first().map(|checkpoint| checkpoint.root)
+            && self.may_send_statement(to, root)
+        {
+            self.send(to, Message::Stable(proof));
         }
     }
 

@@ -45,9 +45,17 @@ impl Agreement {
         self.transfer.target.as_ref().map(|target| target.n)
     }
 
-    /// Whether a transfer is under way and has moved on within the last `within` (P26).
-    pub fn transfer_moves(&self, within: std::time::Duration) -> bool {
-        self.is_transferring() && self.now.since(self.transfer.fetched_at) < within
+    /// Whether a transfer is under way that moved on of late: the view timer stands still meanwhile (P26).
+    pub(super) fn transfer_moves(&self) -> bool {
+        self.is_transferring() && self.now < self.transfer.fetched_at + self.config.transfer_after
+    }
+
+    /// When it will have stood still for so long that the view timer runs again.
+    pub(super) fn transfer_stalls(&self) -> Time {
+        match self.transfer_moves() {
+            true => self.transfer.fetched_at + self.config.transfer_after,
+            false => Time::NEVER,
+        }
     }
 
     /// q replicas signed `root` at `n`.
@@ -129,6 +137,7 @@ impl Agreement {
         self.execution_done = n;
         self.last_proposed = self.last_proposed.max(n);
         self.transfer.moved_at = self.now;
+        self.oldest.forget();
         self.counters.transfers += 1;
         if self.mode == Mode::Diverged {
             self.mode = Mode::Normal;

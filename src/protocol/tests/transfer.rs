@@ -149,3 +149,28 @@ fn p25_a_split_replica_keeps_its_state() {
     backup.certified(2 * K, 7).pass(Duration::from_secs(1));
     assert!(backup.transfers.is_empty());
 }
+
+#[test]
+fn p26_the_view_timer_stands_still_while_a_transfer_moves_on() {
+    let mut backup = One::with(1, |c| c.view_timeout = Duration::from_millis(100));
+    backup.signed_request(pack(1, 1, 8)).certified(5 * K, 7).pass(Duration::from_millis(21));
+    assert_eq!(backup.transfers, [(5 * K, false)]);
+    for _ in 0..20 {
+        backup.pass(Duration::from_millis(90)).event(Event::Fetched);
+    }
+    assert_eq!(backup.core.view(), View(0), "what it waits for is on its way");
+    // It stands still for 100 ms: then the request has its time, and it was in vain.
+    backup.pass(Duration::from_millis(199));
+    assert_eq!(backup.core.view(), View(0));
+    backup.pass(Duration::from_millis(2));
+    assert_eq!(backup.core.view(), View(1));
+
+    // Moving on once more begins anew, and so does the end.
+    let mut backup = One::with(1, |c| c.view_timeout = Duration::from_millis(100));
+    backup.signed_request(pack(1, 1, 8)).certified(5 * K, 7).pass(Duration::from_millis(21 + 190));
+    backup.event(Event::Fetched).pass(Duration::from_millis(190)).transferred(5 * K);
+    backup.pass(Duration::from_millis(99));
+    assert_eq!(backup.core.view(), View(0));
+    backup.pass(Duration::from_millis(2));
+    assert_eq!(backup.core.view(), View(1));
+}

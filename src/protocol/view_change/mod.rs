@@ -39,8 +39,8 @@ pub(super) struct Views {
     new_view: Option<SignedNewView>,
     /// NEW-VIEWs that cannot be checked yet, by primary.
     candidates: BTreeMap<ReplicaId, SignedNewView>,
-    /// When members of candidates were last asked for.
-    asked_at: Time,
+    /// When members of each candidate were last asked for: none keeps another waiting.
+    asked_at: BTreeMap<ReplicaId, Time>,
     /// What the present view took over.
     decision: Option<Decision>,
     /// As primary of the pending view: S, once it is fixed.
@@ -68,7 +68,7 @@ impl Default for Views {
             named: BTreeMap::new(),
             new_view: None,
             candidates: BTreeMap::new(),
-            asked_at: Time(0),
+            asked_at: BTreeMap::new(),
             decision: None,
             fixed: None,
             fix_at: Time::NEVER,
@@ -446,10 +446,11 @@ impl Agreement {
 
     fn fetch_view_changes(&mut self, nv: &NewView, found: &[Option<SignedViewChange>]) {
         let now = self.now;
-        if self.views.asked_at != Time(0) && now.since(self.views.asked_at) < self.config.status_interval {
+        let asked_at = self.views.asked_at.entry(nv.replica).or_default();
+        if *asked_at != Time(0) && now.since(*asked_at) < self.config.status_interval {
             return;
         }
-        self.views.asked_at = now;
+        *asked_at = now;
         let lacking = nv.members.iter().zip(found).filter(|(_, found)| found.is_none());
         for (&(replica, digest), _) in lacking.collect::<Vec<_>>() {
             let wanted = WantedViewChange { view: nv.view, replica, digest };
@@ -585,7 +586,7 @@ impl Agreement {
     }
 
     /// Statements can be large: none goes to the same peer again before the last had time to arrive.
-    fn may_send_statement(&mut self, to: ReplicaId, digest: Digest) -> bool {
+    pub(super) fn may_send_statement(&mut self, to: ReplicaId, digest: Digest) -> bool {
         let (now, interval, most) = (self.now, 2 * self.config.status_interval, 2 * self.config.size.n());
         let Some(peer) = self.peers.get_mut(&to) else { return false };
         peer.statements_sent.retain(|_, at| now.since(*at) < interval);

@@ -1,0 +1,124 @@
+//! Watermarks, and what disagreement means (P24, P25).
+
+use super::*;
+
+#[test]
+fn p24_a_quorum_of_equal_checkpoints_moves_the_watermarks() {
+    let mut backup = One::new(1);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 7).checkpoint(0, K, 7).checkpoint(0, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(0), "two replicas are no quorum");
+    assert!(backup.took().iter().any(|m| matches!(m, Message::Checkpoint(c) if c.replica == ReplicaId(1))));
+    backup.checkpoint(2, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+    assert_eq!(backup.core.stable_proof().len(), 3);
+    assert_eq!(backup.core.log.high(), SeqNum(K + L));
+}
+
+#[test]
+fn p24_votes_wait_for_a_replica_that_has_not_executed_so_far() {
+    let mut backup = One::new(1);
+    for from in [0, 2, 3] {
+        backup.checkpoint(from, K, 7);
+    }
+    assert_eq!(backup.core.last_stable(), SeqNum(0));
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+}
+
+#[test]
+fn p24_a_peer_that_is_behind_gets_the_proofs_and_entries_it_needs() {
+    let mut backup = One::new(1);
+    backup.message(3, Message::Status(Status { wants: false, ..status(0, 0) }));
+    for n in 1..=2 * K {
+        backup.agree(n);
+    }
+    for n in [K, 2 * K] {
+        for from in [0, 1, 2] {
+            backup.checkpoint(from, n, 7);
+        }
+    }
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K));
+    backup.pass(Duration::from_millis(10)).took();
+    backup.message(3, Message::Status(status(0, 0)));
+    let sent = backup.took();
+    let proofs: Vec<u64> =
+        sent.iter().filter_map(|m| if let Message::Stable(p) = m { Some(p[0].n.0) } else { None }).collect();
+    assert_eq!(proofs, [K, 2 * K], "the first that it can check, and the last");
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::Committed(_))).count(), 2 * K as usize);
+}
+
+#[test]
+fn p25_a_weak_quorum_against_us_is_suspicious_and_a_quorum_means_diverged() {
+    let mut backup = One::new(1);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 1).checkpoint(0, K, 7).checkpoint(2, K, 7);
+    assert_eq!(backup.notices, [Notice::Suspect(SeqNum(K))]);
+    assert_eq!(backup.core.mode(), Mode::Normal);
+    backup.checkpoint(3, K, 7);
+    let (n, ours, certified) = (SeqNum(K), Digest([1; 32]), Digest([7; 32]));
+    assert_eq!(backup.notices.last(), Some(&Notice::Diverged { n, ours, certified }));
+    assert_eq!(backup.core.mode(), Mode::Diverged);
+    backup.took();
+    backup.pre_prepare(0, &pre_prepare(0, K + 1, 9, &[]), true);
+    assert!(backup.took().is_empty(), "a diverged replica votes no more");
+}
+
+#[test]
+fn p25_no_possible_quorum_means_split_and_nothing_is_proposed() {
+    let mut primary = One::new(0);
+    for t in 1..=K {
+        primary.request(pack(1, t, 8));
+        let d = primary.core.log.get(SeqNum(t)).unwrap().pre_prepare.unwrap().1;
+        for backup in [1, 2] {
+            primary.message(backup, Message::Prepare(vote(t, d))).message(backup, Message::Commit(vote(t, d)));
+        }
+    }
+    primary.checkpoint(0, K, 1).checkpoint(1, K, 2).checkpoint(2, K, 3);
+    assert_eq!(primary.core.mode(), Mode::Split);
+    primary.took();
+    primary.request(pack(1, 9, 8));
+    assert!(!primary.took().iter().any(|m| matches!(m, Message::PrePrepare(_))));
+}
+
+#[test]
+fn p24_entries_stay_for_a_peer_that_is_silent_for_now() {
+    // Replica 3 was never heard; it may only be slow to start. The others need nothing of what is stable.
+    let mut backup = One::new(1);
+    for other in [0, 2] {
+        backup.message(other, Message::Status(Status { wants: false, ..status(100, 100) }));
+    }
+    for n in 1..=2 * K {
+        backup.agree(n);
+    }
+    for n in [K, 2 * K] {
+        for from in [0, 1, 2] {
+            backup.checkpoint(from, n, 7);
+        }
+    }
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K));
+    backup.pass(Duration::from_millis(10)).took();
+    backup.message(3, Message::Status(status(0, 0)));
+    let sent = backup.took();
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::Committed(_))).count(), 2 * K as usize, "{sent:?}");
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::Stable(_))).count(), 2);
+}
+
+#[test]
+fn p25_a_split_replica_suspects_no_primary_and_joins_no_view_change() {
+    let mut backup = One::with(1, |c| c.view_timeout = Duration::from_millis(100));
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 1).checkpoint(0, K, 2).checkpoint(2, K, 3);
+    assert_eq!(backup.core.mode(), Mode::Split);
+    backup.signed_request(pack(1, 9, 8)).pass(Duration::from_secs(2)).leave(&[0, 2], 3);
+    assert_eq!((backup.core.view(), backup.core.is_pending()), (View(0), false), "the fault is the service's");
+}

@@ -1,0 +1,150 @@
+//! When a view has had its time (P26).
+
+use super::*;
+
+const T: u64 = 100;
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// Backup 1 in view 0.
+fn backup() -> One {
+    One::with(1, |c| {
+        c.view_timeout = ms(T);
+        c.log_window = 16 * K;
+    })
+}
+
+impl One {
+    fn stays(&mut self, time: u64) -> &mut One {
+        self.pass(ms(time));
+        assert_eq!(self.core.view(), View(0), "too early");
+        self
+    }
+
+    fn goes(&mut self, time: u64) {
+        self.pass(ms(time));
+        assert_eq!(self.core.view(), View(1), "too late");
+    }
+
+    /// Batch `n` is accepted now and executed `took` later.
+    fn takes(&mut self, n: u64, took: u64) {
+        let p = pre_prepare(0, n, n, &[pack(9, n, 8)]);
+        self.pre_prepare(0, &p, true).stays(took);
+        self.agree(n);
+        assert_eq!(self.core.last_executed(), SeqNum(n));
+    }
+}
+
+#[test]
+fn p26_a_signed_request_or_an_accepted_pre_prepare_runs_the_timer_and_nothing_else() {
+    backup().request(pack(1, 1, 8)).stays(1_000);
+    backup().signed_request(pack(1, 1, 8)).stays(T - 1).goes(2);
+    let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
+    backup().pre_prepare(0, &p, false).stays(1_000);
+    backup().pre_prepare(0, &p, true).stays(T - 1).goes(2);
+    // Not what a primary itself waits for.
+    One::with(0, |c| c.view_timeout = ms(T)).signed_request(pack(1, 1, 8)).stays(1_000);
+}
+
+#[test]
+fn p26_the_oldest_counts_from_when_it_became_the_oldest() {
+    let mut one = backup();
+    one.signed_request(pack(9, 1, 8)).stays(60);
+    one.signed_request(pack(1, 1, 8)).stays(30);
+    one.agree(1);
+    // The second came 30 ms ago; its time begins now that the first has executed.
+    one.stays(T - 1).goes(2);
+
+    // What came later moves nothing: the first keeps its deadline.
+    let mut one = backup();
+    one.signed_request(pack(1, 1, 8)).stays(60).signed_request(pack(2, 1, 8)).stays(T - 61).goes(2);
+}
+
+#[test]
+fn p26_what_arrived_is_handled_before_the_timer_fires() {
+    let mut one = backup();
+    one.signed_request(pack(9, 1, 8));
+    // 10 ms late, and in the receive queue lies what executes the request.
+    one.now = one.now + ms(T + 10);
+    one.agree(1);
+    one.stays(1_000);
+}
+
+#[test]
+fn p26_time_in_which_the_own_loop_stood_still_does_not_count() {
+    let mut one = backup();
+    one.signed_request(pack(1, 1, 8)).stays(50).event(Event::Executed(SeqNum(0)));
+    // 450 ms without a turn: 50 ms are left of the time.
+    one.now = one.now + ms(450);
+    one.stays(0).stays(49).goes(2);
+    // A hiccup of 20 ms is none.
+    let mut one = backup();
+    one.signed_request(pack(1, 1, 8)).stays(50).event(Event::Executed(SeqNum(0)));
+    one.now = one.now + ms(T - 50 + 19);
+    one.goes(0);
+}
+
+#[test]
+fn p26_where_execution_takes_long_the_timer_does_too_up_to_a_second() {
+    let mut one = backup();
+    let mut n = 0;
+    // Each is below the time that the ones before have earned.
+    for (took, then) in [(10, T), (90, 360), (300, 1_000), (900, 1_000)] {
+        for _ in 0..15 {
+            n += 1;
+            one.takes(n, took);
+        }
+        // What follows is a copy that others never see.
+        let at = n + 1;
+        let p = pre_prepare(0, at, at, &[pack(9, at, 8)]);
+        one.pre_prepare(0, &p, true).stays(then - 1);
+        if took < 900 {
+            one.agree(at);
+            n = at;
+        } else {
+            one.goes(2);
+        }
+    }
+}
+
+#[test]
+fn p26_the_median_counts_and_not_the_slowest() {
+    let mut one = backup();
+    for n in 1..=15 {
+        one.takes(n, if n % 3 == 0 { 90 } else { 5 });
+    }
+    one.signed_request(pack(1, 1, 8)).stays(T - 1).goes(2);
+}
+
+#[test]
+fn p26_a_request_that_cannot_execute_any_more_ends_no_view() {
+    let mut one = backup();
+    one.executes = false;
+    one.signed_request(pack(1, 1, 8)).stays(T + 1);
+    assert_eq!(one.rechecked, 1, "it is asked for once, and then forgotten");
+    one.stays(1_000);
+    assert_eq!(one.rechecked, 1);
+    // The next is asked for in its turn, and has its own time.
+    one.executes = true;
+    one.signed_request(pack(1, 2, 8)).stays(T - 1).goes(2);
+    assert_eq!(one.rechecked, 2);
+}
+
+#[test]
+fn p26_a_new_primary_proposes_at_once_what_waits_for_it_and_a_backup_keeps_its_copies() {
+    let mut primary = backup();
+    primary.signed_request(pack(1, 1, 8)).signed_request(pack(2, 1, 8)).follow(1);
+    let sent = primary.took();
+    let proposed = sent.iter().find_map(|m| if let Message::PrePrepare(p) = m { Some(p) } else { None });
+    let packs = [1, 2].map(|client| Proposed::Inline(pack(client, 1, 8)));
+    assert_eq!(proposed.map(|p| (p.view, &p.packs[..])), Some((View(1), &packs[..])), "{sent:?}");
+
+    let mut kept = One::with(3, |c| c.view_timeout = ms(T));
+    kept.signed_request(pack(1, 1, 8)).follow(1);
+    kept.pass(ms(2 * T - 1));
+    assert_eq!(kept.core.view(), View(1), "one view failed: twice the time");
+    kept.pass(ms(2));
+    assert_eq!(kept.core.view(), View(2), "the request still waits");
+}
