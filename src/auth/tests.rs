@@ -10,8 +10,8 @@ use crate::transport::Head;
 use crate::types::{Digest, EndpointId, ReplicaId, SeqNum, SessionId, Time, View};
 use crate::wire::header::{HEADER, MAC};
 use crate::wire::{
-    Claim, Committed, FrameBuffer, Frames, Malformed, Message, Outcome, Pack, PackBuilder, ReplyEntry, ReplyKind,
-    ReplyResult, Request, RequestKind, SignedCheckpoint,
+    Claim, Committed, FrameBuffer, Frames, Malformed, Message, NewView, Outcome, Pack, PackBuilder, ReplyEntry,
+    ReplyKind, ReplyResult, Request, RequestKind, SignedCheckpoint, ViewChange,
 };
 
 fn identity(k: u8) -> Identity {
@@ -572,4 +572,58 @@ fn p44_fragments_of_a_broadcast_carry_each_receivers_own_head() {
             assert_eq!(open_messages(&mut ring, &whole.unwrap()), Ok(vec![message.clone()]));
         }
     }
+}
+
+#[test]
+fn p45_a_view_change_needs_its_signature_and_the_proof_of_its_h() {
+    let keys = cluster(listed());
+    let signers: Vec<_> = (0..4).map(|i| replica(i, &keys, AuthMode::Mac).signer()).collect();
+    let signed = |i: usize, n: u64| checkpoint(&signers[i], n, 9);
+    let leaves = |stable: u64, proof: &[SignedCheckpoint]| {
+        let (replica, view, stable, proof) = (ReplicaId(1), View(3), SeqNum(stable), proof.to_vec());
+        ViewChange { replica, boot: 0, view, stable, proof, prepared: vec![], pre_prepared: vec![] }
+    };
+    let proof = [signed(0, 16), signed(1, 16), signed(3, 16)];
+    let check = |stable: u64, proof: &[SignedCheckpoint]| {
+        signers[2].verify_claim(signers[1].sign_view_change(leaves(stable, proof)).into_inner()).map(drop)
+    };
+    let inconsistent = Err(Reject::Malformed(Malformed::Inconsistent));
+    assert_eq!((check(0, &[]), check(16, &proof)), (Ok(()), Ok(())));
+    assert_eq!(check(16, &[]), inconsistent, "only h = 0 needs no proof (P31)");
+    assert_eq!(check(0, &proof), inconsistent);
+    assert_eq!(check(24, &proof), inconsistent, "a proof of another h");
+    assert_eq!(check(16, &proof[..2]), inconsistent);
+    assert_eq!(check(16, &[signed(0, 16), signed(1, 16), signed(2, 16), signed(3, 16)]), inconsistent);
+    assert_eq!(check(16, &[proof[0], checkpoint(&signers[1], 16, 8), proof[2]]), inconsistent, "of another root");
+    let mut forged = proof;
+    forged[2].signature = forged[1].signature;
+    assert_eq!(check(16, &forged), Err(Reject::BadSignature));
+    // Signed by another, or for another instance of the cluster.
+    let own = |v: ViewChange| Claim::ViewChange(Arc::new(crate::wire::Signed::new(v, |_| [7; 64])));
+    assert_eq!(signers[2].verify_claim(own(leaves(0, &[]))).err(), Some(Reject::BadSignature));
+    let later = Signer::new(ReplicaId(2), 0, &identity(2), Arc::new(ClusterKeys { instance: 2, ..keys })).unwrap();
+    let claim = signers[1].sign_view_change(leaves(0, &[])).into_inner();
+    assert_eq!(later.verify_claim(claim).err(), Some(Reject::BadSignature));
+}
+
+#[test]
+fn p33_a_new_view_is_the_primarys_and_names_at_least_a_quorum() {
+    let keys = cluster(listed());
+    let signers: Vec<_> = (0..4).map(|i| replica(i, &keys, AuthMode::Mac).signer()).collect();
+    let begins = |view: u64, members: &[u8]| NewView {
+        replica: ReplicaId(0),
+        boot: 0,
+        view: View(view),
+        members: members.iter().map(|r| (ReplicaId(*r), Digest([*r; 32]))).collect(),
+        stable: SeqNum(0),
+        chosen: vec![],
+    };
+    let check = |by: usize, v: NewView| signers[2].verify_claim(signers[by].sign_new_view(v).into_inner()).map(drop);
+    assert_eq!(check(3, begins(3, &[0, 1, 3])), Ok(()));
+    assert_eq!(check(1, begins(3, &[0, 1, 3])), Err(Reject::NotTheSpeaker), "view 3 is not replica 1's");
+    assert_eq!(check(3, begins(3, &[0, 3])), Err(Reject::Malformed(Malformed::Inconsistent)));
+    assert_eq!(check(3, begins(3, &[0, 1, 9])), Err(Reject::Malformed(Malformed::Inconsistent)), "9 is no replica");
+    let forged = NewView { replica: ReplicaId(3), ..begins(3, &[0, 1, 3]) };
+    let forged = Claim::NewView(Arc::new(crate::wire::Signed::new(forged, |_| [7; 64])));
+    assert_eq!(signers[2].verify_claim(forged).err(), Some(Reject::BadSignature));
 }

@@ -580,3 +580,36 @@ fn a_status_without_news_is_small() {
     let trimmed = Status { prepared: vec![], committed: vec![5], ..status };
     assert_eq!(decode_frame(kind, &body), Ok(Message::Status(trimmed)));
 }
+
+#[test]
+fn p45_entries_are_sorted_and_p_has_one_for_each_n() {
+    let entry = |n: u64, d: u8| Entry { n: SeqNum(n), view: View(0), digest: Digest([d; 32]) };
+    let decoded = |prepared: &[Entry], pre_prepared: &[Entry], signers: &[u8]| {
+        let checkpoint = |r: &u8| SignedCheckpoint {
+            n: SeqNum(8),
+            root: Digest([1; 32]),
+            replica: ReplicaId(*r),
+            boot: 0,
+            signature: [0; 64],
+        };
+        let v = ViewChange {
+            replica: ReplicaId(1),
+            boot: 0,
+            view: View(1),
+            stable: SeqNum(8),
+            proof: signers.iter().map(checkpoint).collect(),
+            prepared: prepared.to_vec(),
+            pre_prepared: pre_prepared.to_vec(),
+        };
+        Signed::<ViewChange>::decode(Signed::new(v, |_| [0; 64]).encoded()).map(drop)
+    };
+    let (p, q) = ([entry(9, 2), entry(11, 1)], [entry(9, 1), entry(9, 2), entry(10, 1)]);
+    assert_eq!(decoded(&p, &q, &[0, 1, 3]), Ok(()));
+    assert_eq!(decoded(&[p[1], p[0]], &q, &[0, 1, 3]), Err(Malformed::Inconsistent));
+    assert_eq!(decoded(&[p[0], entry(9, 3)], &q, &[0, 1, 3]), Err(Malformed::Inconsistent), "two for one n");
+    assert_eq!(decoded(&p, &[q[0], q[2], q[1]], &[0, 1, 3]), Err(Malformed::Inconsistent));
+    assert_eq!(decoded(&p, &[q[1], q[0]], &[0, 1, 3]), Err(Malformed::Inconsistent), "digests are sorted too");
+    assert_eq!(decoded(&p, &[q[0], q[0]], &[0, 1, 3]), Err(Malformed::Inconsistent), "one digest twice");
+    assert_eq!(decoded(&p, &q, &[0, 3, 1]), Err(Malformed::Inconsistent));
+    assert_eq!(decoded(&p, &q, &[0, 0, 1]), Err(Malformed::Inconsistent), "one signer twice");
+}
