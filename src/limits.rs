@@ -41,6 +41,13 @@ pub const FRAGMENTS_MAX: usize = 4_096;
 /// The log window L: STATUS carries two bits for each sequence number of it.
 pub const LOG_WINDOW_MAX: u64 = 16_384;
 
+/// Views that a statement may name. A view is left every few milliseconds at most: it takes longer than the world has
+/// lasted, and a view can always be followed by another.
+pub const VIEW_MAX: u64 = u64::MAX / 2;
+
+/// Sequence numbers that a checkpoint may name: what lies in a window above them still makes a position.
+pub const SEQUENCE_MAX: u64 = (1 << 43) - 1;
+
 /// Results up to this many bytes live in their session's slot and are always sent in full (P4, P7).
 pub const SMALL_RESULT_MAX: usize = 128;
 
@@ -63,3 +70,4 @@ const _: () = assert!(OPERATION_MAX + 64 * 1024 <= BATCH_BYTES_MAX, "the largest
 const _: () = assert!(BATCH_PACKS_MAX * 64 <= 256 * 1024, "the framing of a full batch fits beside its packs");
 const _: () = assert!(BATCH_PACKS_MAX <= BATCH_REQUESTS_MAX);
 const _: () = assert!(DATAGRAM_MIN < DATAGRAM_MAX);
+const _: () = assert!(SEQUENCE_MAX + 2 * LOG_WINDOW_MAX < 1 << 44, "positions keep 44 bits for the sequence number");

@@ -385,7 +385,7 @@ pub(super) fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
 pub(super) fn decode_checkpoint(reader: &mut Reader<'_>) -> Result<SignedCheckpoint, Malformed> {
     let (n, root, boot) = (SeqNum(reader.u64()?), reader.digest()?, reader.u64()?);
     let (replica, signature) = (ReplicaId(reader.u8()?), *reader.array()?);
-    if usize::from(replica.0) >= limits::REPLICAS_MAX {
+    if usize::from(replica.0) >= limits::REPLICAS_MAX || n.0 > limits::SEQUENCE_MAX {
         return Err(Malformed::OutOfBounds);
     }
     Ok(SignedCheckpoint { n, root, replica, boot, signature })

@@ -177,6 +177,11 @@ fn replica(reader: &mut Reader<'_>) -> Result<ReplicaId, Malformed> {
     if usize::from(id.0) < limits::REPLICAS_MAX { Ok(id) } else { Err(Malformed::OutOfBounds) }
 }
 
+fn view(reader: &mut Reader<'_>) -> Result<View, Malformed> {
+    let view = View(reader.u64()?);
+    if view.0 <= limits::VIEW_MAX { Ok(view) } else { Err(Malformed::OutOfBounds) }
+}
+
 fn holds(reader: &Reader<'_>, parts: &[(usize, usize)]) -> Result<(), Malformed> {
     let bytes: usize = parts.iter().map(|(count, size)| count * size).sum();
     if bytes == reader.remaining() { Ok(()) } else { Err(Malformed::OutOfBounds) }
@@ -215,7 +220,7 @@ impl Statement for ViewChange {
         reader.zeros(3)?;
         let proofs = count(reader, limits::REPLICAS_MAX)?;
         let (p, q) = (count(reader, ENTRIES_MAX)?, count(reader, ENTRIES_MAX)?);
-        let (boot, view, stable) = (reader.u64()?, View(reader.u64()?), SeqNum(reader.u64()?));
+        let (boot, view, stable) = (reader.u64()?, view(reader)?, SeqNum(reader.u64()?));
         holds(reader, &[(proofs, CHECKPOINT), (p, ENTRY), (q, ENTRY)])?;
         let proof = (0..proofs).map(|_| decode_checkpoint(reader)).collect::<Result<Vec<_>, _>>()?;
         let (prepared, pre_prepared) = (entries(reader, p)?, entries(reader, q)?);
@@ -263,7 +268,7 @@ impl Statement for NewView {
         let members = count(reader, limits::REPLICAS_MAX)?;
         let chosen = count(reader, limits::LOG_WINDOW_MAX as usize)?;
         reader.zeros(4)?;
-        let (boot, view, stable) = (reader.u64()?, View(reader.u64()?), SeqNum(reader.u64()?));
+        let (boot, view, stable) = (reader.u64()?, view(reader)?, SeqNum(reader.u64()?));
         holds(reader, &[(members, 40), (chosen, 32)])?;
         let member = |reader: &mut Reader<'_>| {
             let id = replica(reader)?;

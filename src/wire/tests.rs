@@ -56,7 +56,7 @@ fn packs() -> impl Strategy<Value = Pack> {
 }
 
 fn checkpoints() -> impl Strategy<Value = SignedCheckpoint> {
-    (any::<u64>(), digests(), 0..limits::REPLICAS_MAX as u8, any::<u64>(), signatures()).prop_map(
+    (0..=limits::SEQUENCE_MAX, digests(), 0..limits::REPLICAS_MAX as u8, any::<u64>(), signatures()).prop_map(
         |(n, root, replica, boot, signature)| SignedCheckpoint {
             n: SeqNum(n),
             root,
@@ -121,7 +121,7 @@ fn view_changes() -> impl Strategy<Value = Signed<ViewChange>> {
         |((replica, [boot, view, stable]), first, proofs, mut prepared, pre_prepared, signature)| {
             prepared.dedup_by_key(|entry| entry.n);
             let proof = (0..proofs).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect();
-            let (replica, view, stable) = (ReplicaId(replica), View(view), SeqNum(stable));
+            let (replica, view, stable) = (ReplicaId(replica), View(view & limits::VIEW_MAX), SeqNum(stable));
             Signed::new(ViewChange { replica, boot, view, stable, proof, prepared, pre_prepared }, |_| signature)
         },
     )
@@ -132,7 +132,7 @@ fn new_views() -> impl Strategy<Value = Signed<NewView>> {
     (ids, vec(digests(), 0..5), vec(digests(), 0..5), signatures()).prop_map(
         |((replica, [boot, view, stable]), members, chosen, signature)| {
             let members = members.into_iter().enumerate().map(|(i, digest)| (ReplicaId(i as u8), digest)).collect();
-            let (replica, view, stable) = (ReplicaId(replica), View(view), SeqNum(stable));
+            let (replica, view, stable) = (ReplicaId(replica), View(view & limits::VIEW_MAX), SeqNum(stable));
             Signed::new(NewView { replica, boot, view, members, stable, chosen }, |_| signature)
         },
     )
@@ -436,6 +436,26 @@ proptest! {
         reassembler.expire(now + limits.timeout);
         prop_assert_eq!((reassembler.len(), reassembler.bytes()), (0, 0));
     }
+}
+
+#[test]
+fn p44_views_and_checkpoints_that_nothing_could_follow_are_malformed() {
+    let of = |view, stable| {
+        let (replica, boot) = (ReplicaId(1), 1);
+        let statement =
+            NewView { replica, boot, view: View(view), members: vec![], stable: SeqNum(stable), chosen: vec![] };
+        Signed::<NewView>::decode(Signed::new(statement, |_| [0; 64]).encoded()).map(|_| ())
+    };
+    assert_eq!(of(limits::VIEW_MAX, 0), Ok(()));
+    assert_eq!(of(limits::VIEW_MAX + 1, 0), Err(Malformed::OutOfBounds));
+    let at = |n| {
+        let (n, root, replica, boot) = (SeqNum(n), Digest([1; 32]), ReplicaId(1), 1);
+        let mut buffer = FrameBuffer::default();
+        assert!(buffer.push(&Message::Checkpoint(SignedCheckpoint { n, root, replica, boot, signature: [0; 64] })));
+        Messages::new(buffer.take().bytes().clone()).next().unwrap().map(|_| ())
+    };
+    assert_eq!(at(limits::SEQUENCE_MAX), Ok(()));
+    assert_eq!(at(limits::SEQUENCE_MAX + 1), Err(Malformed::OutOfBounds));
 }
 
 #[test]
