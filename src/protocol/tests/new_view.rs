@@ -148,6 +148,27 @@ fn p47_a_new_view_is_signed_once_and_sent_again_as_the_same_bytes() {
     assert_eq!(primary.signs.len(), 1);
 }
 
+#[test]
+fn p47_what_comes_while_it_is_made_durable_signs_no_other() {
+    let mut primary = One::new(1);
+    primary.slow_disk = true;
+    primary.leave(&[2, 3], 1).pass(ms(3));
+    assert_eq!((primary.signs.len(), primary.took().len()), (0, 0), "its own VIEW-CHANGE is not on disk yet");
+    let token = primary.tokens.remove(0);
+    primary.event(Event::Persisted(token)).pass(ms(3));
+    let sent = primary.took();
+    assert!(matches!(&sent[..], [Message::ViewChange(_)]), "nor is its NEW-VIEW now: {sent:?}");
+    assert_eq!(primary.signs.len(), 1);
+    primary.leave(&[0], 1).hears(&prepared(3, 1, batch(1).digest())).pass(ms(50));
+    for token in std::mem::take(&mut primary.tokens) {
+        primary.event(Event::Persisted(token));
+    }
+    let sent = primary.took();
+    assert_eq!(sent.iter().filter(|m| matches!(m, Message::NewView(_))).count(), 1);
+    assert_eq!(sent_new_view(&sent).map(|v| v.statement().members.len()), Some(3), "S is fixed once");
+    assert_eq!(primary.signs.len(), 1);
+}
+
 // ---- the backups --------------------------------------------------------------------------------------------------
 
 #[test]
