@@ -23,6 +23,8 @@ struct Cluster {
     datagrams: usize,
     /// Cut off from everybody.
     cut: Option<ReplicaId>,
+    /// Its loop stands still; what is sent to it waits.
+    paused: Option<usize>,
 }
 
 fn client_address() -> SocketAddr {
@@ -62,7 +64,7 @@ impl Cluster {
         let keyring = Keyring::client(&client, EndpointId(7), keys.clone(), mode).expect("keys");
         let client = Endpoint::new(EndpointConfig::default(), keyring, 1);
         let to_replicas = vec![Vec::new(); 4];
-        Cluster { replicas, client, now, to_replicas, to_client: Vec::new(), datagrams: 0, cut: None }
+        Cluster { replicas, client, now, to_replicas, to_client: Vec::new(), datagrams: 0, cut: None, paused: None }
     }
 
     /// One turn of everybody. Who is cut off neither sends nor receives.
@@ -73,6 +75,9 @@ impl Cluster {
             out.into_iter().map(|o| (Peer::Address(client_address()), o)).collect();
         for (i, replica) in self.replicas.iter_mut().enumerate() {
             let mut out = Vec::new();
+            if self.paused == Some(i) {
+                continue;
+            }
             replica.turn(self.now, &mut self.to_replicas[i], &mut out);
             routed.extend(out.into_iter().map(|o| (Peer::Replica(ReplicaId(i as u8)), o)));
         }
@@ -315,5 +320,35 @@ fn p25_where_no_state_can_be_certified_the_replicas_say_what_differs_from_whom()
             assert_eq!((found.pages.as_slice(), found.count, found.exact), (&[page][..], 1, true), "r{i} and {with}");
         }
         assert_eq!(report.counters.transfers, 0, "it keeps its state");
+    }
+}
+
+#[test]
+fn p26_the_receive_queue_is_drained_before_a_timer_fires() {
+    for lost in [false, true] {
+        let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+        let session = cluster.client.open_session(4).expect("a session");
+        for _ in 0..3 {
+            cluster.client.submit(session, Null::op(0, 0).into()).expect("within the window");
+            cluster.answer();
+        }
+        (0..100).for_each(|_| cluster.turn());
+        // Replica 3 accepts the proposal; all that follows waits in its queue until its timer is due.
+        cluster.client.submit(session, Null::op(0, 0).into()).expect("within the window");
+        (0..3).for_each(|_| cluster.turn());
+        let (accepted_at, before) = (cluster.now, cluster.replicas[3].agreement().last_executed());
+        cluster.paused = Some(3);
+        cluster.answer();
+        (0..100).for_each(|_| cluster.turn());
+        assert_eq!(cluster.replicas[0].agreement().last_executed(), before.next());
+        if lost {
+            cluster.to_replicas[3].clear();
+        }
+        cluster.now = accepted_at + Duration::from_millis(105);
+        cluster.paused = None;
+        cluster.turn();
+        let late = cluster.replicas[3].agreement();
+        assert_eq!(late.view().0, u64::from(lost), "nothing in the queue: then the primary has had its time");
+        assert_eq!(late.last_executed(), if lost { before } else { before.next() });
     }
 }

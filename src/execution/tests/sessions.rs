@@ -89,7 +89,7 @@ fn p04_the_largest_result_is_kept() {
 }
 
 #[test]
-fn p04_an_admitted_pack_is_answered_or_handed_back() {
+fn p04_p26_an_admitted_pack_is_answered_or_handed_back() {
     let mut bench = Bench::new();
     let s = bench.session(ALICE, 4);
     bench.committed(&[ordered(ALICE, s, 0, b"+")]);

@@ -503,3 +503,28 @@ fn p21_a_replica_that_leaves_for_every_view_fills_its_own_room() {
     let members: Vec<u8> = primary.signs.iter().flat_map(|v| &v.members).map(|(r, _)| r.0).collect();
     assert_eq!(members, [0, 1, 3], "whoever has gone on takes no part in this one");
 }
+
+#[test]
+fn p12_h_is_the_receivers_own_where_a_new_view_begins_higher() {
+    let (far, chosen) = (L + 1, batch(1));
+    let at = |from| {
+        let entries = || vec![entry(far, chosen.digest(), 0)];
+        signed(ViewChange { prepared: entries(), pre_prepared: entries(), ..view_change_at(from, 1, 2 * K, 7) })
+    };
+    let s = [0, 1, 2].map(at);
+    let null = Batch::null().digest();
+    let all: Vec<Digest> = (2 * K + 1..far).map(|_| null).chain([chosen.digest()]).collect();
+    let votes = |one: &mut One| -> Vec<u64> {
+        let sent = one.took();
+        sent.iter().filter_map(|m| if let Message::Prepare(v) = m { Some(v.n.0) } else { None }).collect()
+    };
+    let mut backup = One::new(3);
+    backup.hears_all(&s).took();
+    backup.begins(&new_view(1, &s.each_ref(), 2 * K, &all));
+    assert!(!backup.core.is_pending());
+    assert_eq!(votes(&mut backup), (2 * K + 1..=L).collect::<Vec<_>>(), "a vote above its H has no place in P (P45)");
+    backup.checkpoint(1, 2 * K, 7).pass(ms(101));
+    assert_eq!(backup.transfers, [(2 * K, false)]);
+    backup.event(Event::Transferred(SeqNum(2 * K))).message(2, Message::Batch(SeqNum(far), chosen.into()));
+    assert_eq!(votes(&mut backup), [far]);
+}
