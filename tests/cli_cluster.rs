@@ -178,7 +178,7 @@ fn a_killed_backup_is_missed_and_its_return_is_said_honestly() {
     let mut back = Command::new(env!("CARGO_BIN_EXE_castra"));
     back.args(["replica", "--config", &lab.path("r3.toml")]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut back = back.stderr(Stdio::null()).spawn().unwrap();
-    lab.until(|status| status["replicas"][3]["state"] == "forgetful");
+    lab.until(|status| status["replicas"][3]["state"] == "normal" && status["replicas"][3]["boot"] == 2);
     ok(&lab.kv(&["put", "k", "3"]));
     assert_eq!(ok(&lab.kv(&["get", "k"])), "3\n");
     // `down` knows it too, and SIGTERM ends it cleanly.

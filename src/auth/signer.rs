@@ -125,6 +125,14 @@ impl Signer {
                 }
                 self.verify_signed(signed)?;
             }
+            Claim::StableAnswer(_, answer) => {
+                if let Some(signed) = &answer.view_change {
+                    if signed.statement().replica != self.me {
+                        return Err(Reject::NotTheSpeaker);
+                    }
+                    self.verify_signed(signed)?;
+                }
+            }
         }
         Ok(Verified::new(Principal::Replica(claim.signer()), claim))
     }

@@ -142,7 +142,7 @@ fn run<S: Service>(
         warn!("clients = \"open\": anybody who reaches this replica may read and write");
     }
     if boot > 1 {
-        warn!("restarted in memory mode: the votes of before are forgotten, so it only listens (boot {boot})");
+        warn!("restarted in memory mode: the votes of before are forgotten, so it recovers first (boot {boot})");
     }
     if buffer.0 < buffer.1 {
         let error = Error::SocketDrops { replica: config.id.to_string(), drops: 0, have: buffer.0, want: buffer.1 };
@@ -357,9 +357,11 @@ impl About {
     fn status(&self, report: &StatusReport) -> ReplicaStatus {
         let state = match (&report.stopped, report.mode) {
             (Some(_), _) => "stopped",
+            (None, _) if report.recovery.is_some_and(|recovery| recovery.lost) => "lost",
+            (None, Mode::Recovering) => "recovering",
+            (None, Mode::Normal) if report.recovery.is_some() => "recovering",
             (None, Mode::Normal) if report.transferring.is_some() => "catching",
             (None, Mode::Normal) => "normal",
-            (None, Mode::Forgetful) => "forgetful",
             (None, Mode::Diverged) => "diverged",
             (None, Mode::Split) => "split",
         };
@@ -367,6 +369,8 @@ impl About {
         let agreement = [
             ("proposed", c.proposed),
             ("committed", c.committed),
+            ("padded", c.padded),
+            ("earlier_life", c.earlier_life),
             ("other_view", c.other_view),
             ("outside_window", c.outside_window),
             ("not_entitled", c.not_entitled),

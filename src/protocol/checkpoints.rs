@@ -49,13 +49,18 @@ impl Agreement {
         if !n.0.is_multiple_of(self.config.checkpoint_interval) {
             return self.caught(from, Misdeed::OddCheckpoint);
         }
+        // What an earlier life of ours signed counts as any other's word (P42).
+        let own = from == self.config.me && checkpoint.boot == self.config.boot;
         // Of a state that is known to be wrong, or of one whose votes are forgotten.
-        let void = from == self.config.me && (!self.votes() || n > self.last_executed);
+        let void = own && (!self.votes() || n > self.last_executed);
         if n <= self.log.low() || void || !self.make_room(n, from) {
             self.counters.outside_window += 1;
             return;
         }
         let votes = self.checkpoints.votes.entry(n).or_default();
+        if own && self.config.forgetful {
+            votes.roots.remove(from);
+        }
         if !votes.roots.add(from, checkpoint.root) {
             if votes.roots.vote_of(from) != Some(checkpoint.root) {
                 self.counters.contradiction += 1;
@@ -67,7 +72,7 @@ impl Agreement {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.advance(n);
         }
-        if from == self.config.me {
+        if own {
             self.checkpoints.own.insert(n, checkpoint.root);
             self.broadcast(Message::Checkpoint(checkpoint));
         }
@@ -202,7 +207,7 @@ impl Agreement {
     /// The least that a peer may still need. A silent one counts too: it may be back before the window has passed it,
     /// and more than a window is never kept. One that has forgotten its votes can use nothing.
     fn least_needed(&self) -> SeqNum {
-        let useful = self.peers.values().filter(|peer| !peer.forgetful);
+        let useful = self.peers.values().filter(|peer| !peer.recovering);
         useful.map(|peer| peer.executed.min(peer.stable)).min().unwrap_or(self.log.low())
     }
 

@@ -6,7 +6,7 @@ use crate::limits;
 use crate::types::{ClusterSize, ReplicaId};
 use crate::wire::Choice;
 
-/// Parameters of one replica's agreement core. All but `me`, `forgetful` and `seed` are the same on all replicas.
+/// Parameters of one replica's agreement core. All but `me`, `boot`, `forgetful` and `seed` are the same on all replicas.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// n and f.
@@ -48,8 +48,12 @@ pub struct Config {
     /// The least that the oldest request may wait for its execution before the view is left; the first new-view timer
     /// too (P26, P29).
     pub view_timeout: Duration,
-    /// Restarted in memory mode: the votes are forgotten, so it only listens (P42).
+    /// How often this replica has started, as its signed statements say (P42).
+    pub boot: u64,
+    /// Restarted in memory mode: the votes are forgotten (P42).
     pub forgetful: bool,
+    /// For one replica's recovery nobody leaves a view, or orders null batches, more often than this (P42 c, d).
+    pub recover_min: Duration,
     /// Seeds the proposals' `Choice::seed`.
     pub seed: u64,
     /// The service's opinion of a primary's choice, given the last accepted one.
@@ -79,7 +83,9 @@ impl Config {
             answer_bytes_max: 256 * 1024,
             ahead_max: 256,
             view_timeout: Duration::from_millis(100),
+            boot: 0,
             forgetful: false,
+            recover_min: Duration::from_secs(5),
             seed: 0,
             check: |_, _| true,
         }

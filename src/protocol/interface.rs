@@ -184,4 +184,13 @@ pub enum Notice {
     ViewChange(View),
     /// This view has begun here (P33).
     NewView(View),
+    /// This replica takes part again: it has forgotten its votes, and none was above `until` (P42).
+    Recovered {
+        /// N.
+        until: SeqNum,
+        /// The view that it is in.
+        view: View,
+    },
+    /// More than f replicas have forgotten their votes: a new instance must be started (P42 f).
+    MemoryLost,
 }

@@ -9,6 +9,7 @@ mod log;
 mod misdeed;
 mod normal_case;
 mod queue;
+mod recovery;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,8 @@ pub use interface::{Action, Event, Notice, PersistToken, Record};
 use log::Log;
 pub use misdeed::{Misdeed, Misdeeds};
 use queue::{Bodies, Queue};
+use recovery::Recovery;
+pub use recovery::RecoveryReport;
 use transfer::Transfer;
 use view_change::Views;
 use view_change::timer::{Oldest, Waiting};
@@ -48,6 +51,7 @@ pub struct Agreement {
     checkpoints: Checkpoints,
     mode: Mode,
     transfer: Transfer,
+    recovery: Recovery,
     views: Views,
     /// Signed requests that would execute (P26).
     waiting: Waiting,
@@ -59,6 +63,8 @@ pub struct Agreement {
     bodies: Bodies,
     /// As primary: the last sequence number proposed.
     last_proposed: SeqNum,
+    /// As primary: how far to go on with null batches, for a replica that recovers (P42 d).
+    pad_to: SeqNum,
     /// The choice of the last accepted pre-prepare.
     last_choice: Choice,
     /// The largest sequence number ever prepared here, in any view, rolled back or not (P18).
@@ -97,8 +103,8 @@ pub struct Agreement {
 pub enum Mode {
     /// It does.
     Normal,
-    /// Its votes are forgotten: it only says that it is there (P42).
-    Forgetful,
+    /// Its votes are forgotten: until it holds a state beyond all of them it only listens (P42).
+    Recovering,
     /// A quorum certified another state: it fetches that one, and until then neither votes nor answers (P25).
     Diverged,
     /// No state can be certified any more: nothing is proposed (P25).
@@ -114,14 +120,24 @@ pub struct Peer {
     pub executed: SeqNum,
     /// Its last stable checkpoint, as it says.
     pub stable: SeqNum,
-    /// It restarted and forgot its votes, as it says.
-    pub forgetful: bool,
+    /// It restarted, forgot its votes, and has not recovered yet, as it says (P42).
+    pub recovering: bool,
+    /// The last view for which it stands by what it said in earlier lives (P42).
+    floor: View,
     /// What it was caught at.
     pub misdeeds: Misdeeds,
     /// Which of its starts it speaks in; 0 if it has not said.
     pub boot: u64,
     /// When we last answered its STATUS.
     answered_at: Time,
+    /// When we last answered its QUERY-STABLE, and with its VIEW-CHANGE for which view (P42).
+    recovery_answered_at: Time,
+    returned: Option<View>,
+    /// When we last left a view to let it recover (P42 c).
+    helped_at: Time,
+    /// N of its last recovery for which we padded, and since when (P42 d).
+    padded_to: SeqNum,
+    padded_at: Time,
     /// Messages above our high watermark (P20).
     ahead: VecDeque<Ordering>,
     /// Bodies sent to it lately.
@@ -159,12 +175,16 @@ impl Ordering {
 pub struct Counters {
     /// Batches proposed.
     pub proposed: u64,
+    /// Null batches proposed, for replicas that recover (P42 d).
+    pub padded: u64,
     /// Batches committed.
     pub committed: u64,
     /// Views left.
     pub view_changes: u64,
     /// Of another view.
     pub other_view: u64,
+    /// View-changes and new-views of lives that are over (P42 a).
+    pub earlier_life: u64,
     /// Outside the watermarks and the buffer beyond them.
     pub outside_window: u64,
     /// A pre-prepare or vote that its sender may not send.
@@ -217,14 +237,16 @@ impl Agreement {
             view: View(0),
             log: Log::new(config.log_window),
             checkpoints: Checkpoints::default(),
-            mode: if config.forgetful { Mode::Forgetful } else { Mode::Normal },
+            mode: if config.forgetful { Mode::Recovering } else { Mode::Normal },
             transfer: Transfer::default(),
+            recovery: Recovery::new(config.forgetful, now),
             views: Views::default(),
             waiting: Waiting::default(),
             oldest: Oldest::default(),
             queue: Queue::default(),
             bodies: Bodies::default(),
             last_proposed: SeqNum(0),
+            pad_to: SeqNum(0),
             last_choice: Choice::default(),
             last_prepared: SeqNum(0),
             last_executed: SeqNum(0),
@@ -333,6 +355,7 @@ impl Agreement {
         if self.candidate_at <= now {
             self.retry_candidates();
         }
+        self.recovery_timer();
         self.status_timers();
         self.view_timers();
         self.settle();
@@ -341,7 +364,8 @@ impl Agreement {
     /// When [`Agreement::handle_timeout`] is due.
     pub fn poll_timeout(&self) -> Time {
         let soonest = self.held_until.min(self.candidate_at).min(self.status_at).min(self.heartbeat_at);
-        soonest.min(self.transfer_due()).min(self.transfer_stalls()).min(self.view_deadline())
+        let soonest = soonest.min(self.transfer_due()).min(self.transfer_stalls());
+        soonest.min(self.view_deadline()).min(self.recovery.deadline())
     }
 
     /// The next thing to be done, in order.
@@ -382,9 +406,12 @@ impl Agreement {
             Message::FetchPack(digest) => self.on_fetch_pack(from, digest),
             Message::PrePrepare(_) => unreachable!("comes as Event::PrePrepare"),
             Message::FetchViewChange(wanted) => self.on_fetch_view_change(from, wanted),
-            Message::Checkpoint(_) | Message::Stable(_) | Message::ViewChange(_) | Message::NewView(_) => {
-                unreachable!("comes as Event::Claim")
-            }
+            Message::QueryStable(nonce) => self.on_query_stable(from, nonce),
+            Message::Checkpoint(_)
+            | Message::Stable(_)
+            | Message::ViewChange(_)
+            | Message::NewView(_)
+            | Message::StableAnswer(_) => unreachable!("comes as Event::Claim"),
             Message::Relay(_) => unreachable!("comes as Event::Request or Event::Body"),
             Message::FetchState(_) | Message::State(_) => unreachable!("goes to the checkpoint role"),
         }
@@ -392,6 +419,9 @@ impl Agreement {
 
     /// Sorts an ordering message by its place: handled now, kept for later within bounds (P20), or dropped.
     fn receive(&mut self, from: ReplicaId, message: Ordering) {
+        if self.mode == Mode::Recovering {
+            return;
+        }
         let (view, n) = message.place();
         let next = view == self.view.next() || view == self.view && self.views.pending;
         if next {
@@ -480,7 +510,7 @@ impl Agreement {
     fn votes(&self) -> bool {
         match self.mode {
             Mode::Normal | Mode::Split => true,
-            Mode::Forgetful | Mode::Diverged => false,
+            Mode::Recovering | Mode::Diverged => false,
         }
     }
 
@@ -514,13 +544,16 @@ impl Agreement {
         }
     }
 
-    /// P42: messages of earlier boots that wait here are refused from now on.
+    /// P42 a: what a replica said in earlier lives is refused from now on, also what waits here.
     fn on_boot(&mut self, from: ReplicaId, boot: u64) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
-        if boot > peer.boot {
-            peer.boot = boot;
-            peer.ahead.clear();
+        if boot <= peer.boot {
+            return;
         }
+        peer.boot = boot;
+        peer.floor = View(0);
+        peer.ahead.clear();
+        self.close_boots(from);
     }
 
     fn on_executed(&mut self, n: SeqNum) {

@@ -102,6 +102,10 @@ impl Agreement {
         if !self.is_primary() || held_back || self.mode != Mode::Normal {
             return;
         }
+        // What an earlier life may have proposed in this view is forgotten (P42 e).
+        if self.led_before() {
+            return;
+        }
         while !self.queue.is_empty() && self.may_propose() {
             let packs = self.queue.take(
                 limits::BATCH_PACKS_MAX,
@@ -111,19 +115,29 @@ impl Agreement {
             );
             self.propose(packs);
         }
+        while self.last_proposed < self.pad_to && self.queue.is_empty() && self.has_room() {
+            let n = self.last_proposed.next();
+            self.last_proposed = n;
+            self.counters.padded += 1;
+            self.accept(n, Arc::new(Batch::null()));
+        }
+    }
+
+    /// Whether the watermarks and the pipeline leave room for another proposal (P10).
+    fn has_room(&self) -> bool {
+        let next = self.last_proposed.next();
+        let in_flight = self.last_proposed.0.saturating_sub(self.last_executed.0);
+        self.log.in_window(next)
+            && in_flight < self.config.pipeline_max
+            && next.0 <= self.execution_done.0 + self.config.pipeline_max
     }
 
     fn may_propose(&self) -> bool {
-        let next = self.last_proposed.next();
-        let in_flight = self.last_proposed.0.saturating_sub(self.last_executed.0);
         // A batch may have become committed by the word of others (P51) before it was prepared here.
         let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
         let full = self.queue.requests() >= self.config.batch_requests_max
             || self.queue.bytes() >= self.config.batch_bytes_max;
-        self.log.in_window(next)
-            && in_flight < self.config.pipeline_max
-            && next.0 <= self.execution_done.0 + self.config.pipeline_max
-            && (idle || full)
+        self.has_room() && (idle || full)
     }
 
     fn propose(&mut self, packs: Vec<Pack>) {
@@ -181,7 +195,10 @@ impl Agreement {
         let Some(slot) = self.log.get(n) else { return };
         let Some(candidate) = &slot.candidate else { return };
         let choice = candidate.pre_prepare.choice;
-        if !(self.config.check)(&choice, &self.last_choice) {
+        // A null batch chooses nothing (P42 d).
+        let null = candidate.pre_prepare.packs.is_empty();
+        let passes = if null { choice == Choice::default() } else { (self.config.check)(&choice, &self.last_choice) };
+        if !passes {
             self.counters.bad_choice += 1;
             self.caught(self.primary(), Misdeed::BadChoice);
             self.log.slot(n).candidate = None;

@@ -13,12 +13,14 @@ impl Agreement {
             .peers
             .values()
             .any(|peer| peer.executed > self.last_executed && self.now.since(peer.heard_at) < self.config.silent_after);
-        self.votes()
-            && !self.is_transferring()
-            && (self.views.pending
-                || behind
-                || self.log.last() > self.last_executed
-                || self.checkpoints.last_own() > self.log.low())
+        let recovers = self.mode == Mode::Recovering && self.recovery.until().is_some();
+        recovers
+            || self.votes()
+                && !self.is_transferring()
+                && (self.views.pending
+                    || behind
+                    || self.log.last() > self.last_executed
+                    || self.checkpoints.last_own() > self.log.low())
     }
 
     /// Starts or stops the status timer.
@@ -78,7 +80,9 @@ impl Agreement {
             view: self.view,
             stable: self.log.low(),
             executed: self.last_executed,
-            forgetful: self.mode == Mode::Forgetful,
+            recovering: self.is_recovering(),
+            until: self.recovery.until().unwrap_or_default(),
+            floor: self.recovery.floor(),
             wants,
             pending: self.views.pending,
             view_changes: self.view_changes_held(),
@@ -96,28 +100,27 @@ impl Agreement {
             return self.caught(from, Misdeed::AbsurdStatus);
         }
         let peer = self.peers.get_mut(&from).expect("heard");
-        if status.forgetful {
+        if status.recovering {
             (peer.executed, peer.stable) = (status.executed, status.stable);
         } else {
             // An older status may come later.
             peer.advance(status.executed);
             peer.stable = peer.stable.max(status.stable);
         }
-        peer.forgetful = status.forgetful;
         let answered_at = peer.answered_at;
+        self.note_recovery(from, &status);
         self.prune_log();
-        if !status.forgetful {
-            self.answer_view(from, &status);
-        }
+        self.answer_view(from, &status);
         self.doubt(&status);
-        if !self.votes() || status.forgetful || (answered_at != Time(0) && now.since(answered_at) < resend_min) {
+        if !self.votes() || (answered_at != Time(0) && now.since(answered_at) < resend_min) {
             return;
         }
         if status.stable < self.log.low() || (status.wants && status.stable < self.checkpoints.last_own()) {
             self.peers.get_mut(&from).expect("heard").answered_at = now;
             self.send_checkpoints(from, status.stable);
         }
-        if !status.wants {
+        // Who recovers takes part in nothing that is still being ordered (P42 c).
+        if !status.wants || status.recovering && status.executed < status.until {
             return;
         }
         self.peers.get_mut(&from).expect("heard").answered_at = now;

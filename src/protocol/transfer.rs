@@ -85,8 +85,11 @@ impl Agreement {
             Mode::Diverged => self.now,
             Mode::Normal if certified.n > self.log.high() => self.transfer.moved_at + self.config.status_interval,
             Mode::Normal if certified.n > self.last_executed => self.transfer.moved_at + self.config.transfer_after,
-            // A split replica keeps its state to be looked at; one that forgot its votes comes back by P42.
-            Mode::Normal | Mode::Split | Mode::Forgetful => Time::NEVER,
+            // The state that ends a recovery, or most of it before its time has come (P42 c).
+            Mode::Recovering if self.recovery.until().is_some_and(|until| certified.n >= until) => self.now,
+            Mode::Recovering if certified.n > self.last_executed => self.transfer.moved_at + self.config.transfer_after,
+            // A split replica keeps its state to be looked at.
+            Mode::Normal | Mode::Split | Mode::Recovering => Time::NEVER,
         }
     }
 
@@ -147,5 +150,7 @@ impl Agreement {
         // What was skipped is not held: nobody can be helped with it.
         let dropped = if before < n { n } else { self.log.retained() };
         self.adopt_checkpoint(n, target.root, target.proof, dropped);
+        self.consider_view_changes();
+        self.consider_recovery();
     }
 }

@@ -182,6 +182,8 @@ impl Checkpointer {
                     | Message::ViewChange(_)
                     | Message::NewView(_)
                     | Message::FetchViewChange(_)
+                    | Message::QueryStable(_)
+                    | Message::StableAnswer(_)
                     | Message::Answered(_) => unreachable!("goes to agreement"),
                 }
             }

@@ -106,6 +106,7 @@ impl<S: Service> Replica<S> {
     pub fn new(config: ReplicaConfig, keys: Keyring, service: S, now: Time) -> Result<Replica<S>, String> {
         let mut protocol = config.protocol.clone();
         protocol.check = S::check;
+        protocol.boot = keys.boot();
         let agreement = Agreement::new(protocol, now)?;
         let executor = Executor::new(service, config.execution.clone())?;
         let network = Network::new(config.network.clone(), keys.clone(), config.protocol.size)?;
@@ -150,7 +151,7 @@ impl<S: Service> Replica<S> {
             heard: (peer.heard_at > Time(0)).then(|| self.now.since(peer.heard_at)),
             executed: peer.executed,
             stable: peer.stable,
-            forgetful: peer.forgetful,
+            recovering: peer.recovering,
             boot: peer.boot,
             bad_macs: self.network.bad_macs(id),
             misdeeds: peer
@@ -169,6 +170,7 @@ impl<S: Service> Replica<S> {
             view: self.agreement.view(),
             primary: self.config.protocol.size.primary(self.agreement.view()),
             mode: self.agreement.mode(),
+            recovery: self.agreement.recovery(),
             stopped: self.stopped.clone(),
             executed: self.agreement.last_executed(),
             prepared: self.agreement.last_prepared(),
@@ -204,6 +206,9 @@ impl<S: Service> Replica<S> {
             Inbound::Relayed(pack) if !self.agreement.is_primary() => {
                 self.agreement.handle(now, Event::Body { pack: pack.into_inner(), authentic: true });
             }
+            // Its state says nothing yet of what was executed (P42 c).
+            Inbound::Request { signed: true, .. } | Inbound::Relayed(_)
+                if self.agreement.mode() == protocol::Mode::Recovering => {}
             Inbound::Request { pack, signed: true } | Inbound::Relayed(pack) => {
                 self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
                 self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs);

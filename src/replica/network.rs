@@ -417,6 +417,9 @@ impl Network {
             }
             Message::ViewChange(signed) => inbound.push(Inbound::Claim(from, Claim::ViewChange(signed.clone()))),
             Message::NewView(signed) => inbound.push(Inbound::Claim(from, Claim::NewView(signed.clone()))),
+            Message::StableAnswer(answer) => {
+                inbound.push(Inbound::Claim(from, Claim::StableAnswer(from, answer.clone())));
+            }
             Message::Relay(pack) => match self.verify_relayed(now, from, pack) {
                 Ok(verified) => inbound.push(Inbound::Relayed(verified)),
                 Err(Reject::RelayedQuery) => {}
@@ -430,6 +433,7 @@ impl Network {
             | Message::Batch(..)
             | Message::FetchPack(_)
             | Message::FetchViewChange(_)
+            | Message::QueryStable(_)
             | Message::Answered(_) => inbound.push(Inbound::Message(message)),
             Message::FetchState(_) | Message::State(_) => inbound.push(Inbound::Transfer(message)),
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::Foreign;
 use super::transfer::{Divergence, FetchStats};
-use crate::protocol::{Counters, Mode};
+use crate::protocol::{Counters, Mode, RecoveryReport};
 use crate::types::{Digest, ReplicaId, SeqNum, View};
 
 /// A replica's account of itself at one moment.
@@ -18,6 +18,8 @@ pub struct StatusReport {
     pub primary: ReplicaId,
     /// Whether it takes part.
     pub mode: Mode,
+    /// How far its recovery is, if it has forgotten its votes and has not recovered yet (P42).
+    pub recovery: Option<RecoveryReport>,
     /// Why it stopped for good: the service panicked.
     pub stopped: Option<String>,
     /// The last batch committed and executed.
@@ -65,8 +67,8 @@ pub struct PeerReport {
     pub executed: SeqNum,
     /// Its last stable checkpoint, as it said.
     pub stable: SeqNum,
-    /// It has forgotten its votes and only listens.
-    pub forgetful: bool,
+    /// It has forgotten its votes and has not recovered yet, as it said (P42).
+    pub recovering: bool,
     /// How often it has started in this instance, by its last NEW-KEY; 0 if none came.
     pub boot: u64,
     /// Envelopes in its name whose MAC was wrong. Not proof that it is faulty.

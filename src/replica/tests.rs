@@ -262,37 +262,49 @@ fn p25_p38_a_state_that_went_wrong_is_found_named_and_healed() {
     }
 }
 
+/// Every replica dies and starts again without memory, one after the other, the primary of view 0 first; under load.
 #[test]
-fn p40_a_replica_that_starts_again_is_heard_under_its_new_keys_and_nobody_stalls() {
+fn p40_p42_p50_replicas_restarted_without_memory_are_heard_and_recover_one_after_the_other() {
     for mode in [AuthMode::Mac, AuthMode::Signature] {
         let mut cluster = Cluster::new(mode, |_| {});
         let session = cluster.client.open_session(4).expect("a session");
-        let ask = |cluster: &mut Cluster| {
+        work(&mut cluster, session, 20);
+        for (round, id) in [0, 1, 2, 3, 0, 1].into_iter().enumerate() {
+            let boot = 2 + round as u64 / 4;
+            cluster.replicas[id] = start(id as u8, boot, mode, cluster.now, |config| config.protocol.forgetful = true);
             let began = cluster.now;
-            cluster.client.submit(session, Null::op(0, 3).into()).expect("within the window");
-            assert_eq!(cluster.answer().len(), 3);
-            cluster.now.since(began)
-        };
-        ask(&mut cluster);
-        let old = cluster.replicas[3].status();
-        for boot in 2..5 {
-            cluster.replicas[3] = start(3, boot, mode, cluster.now, |config| config.protocol.forgetful = true);
-            for _ in 0..10 {
-                let took = ask(&mut cluster);
-                assert!(took < Duration::from_millis(20), "boot {boot}: {took:?}");
+            while cluster.replicas[id].agreement.is_recovering() {
+                work(&mut cluster, session, 1);
+                let took = cluster.now.since(began);
+                assert!(took < Duration::from_secs(2), "{round}: {:?}", cluster.replicas[id].status());
             }
-            for _ in 0..15_000 {
-                cluster.turn();
+            for other in (0..4).filter(|other| *other != id) {
+                let status = cluster.replicas[other].status();
+                let peer = status.peers.iter().find(|peer| peer.id.0 == id as u8).expect("known");
+                assert_eq!((peer.boot, peer.bad_macs), (boot, 0));
+                assert!(peer.misdeeds.is_empty(), "{round}: {:?}", peer.misdeeds);
             }
-            for i in 0..3 {
-                let peer = &cluster.replicas[i].status().peers[2];
-                assert_eq!((peer.id, peer.boot, peer.forgetful, peer.bad_macs), (ReplicaId(3), boot, true, 0));
-                assert!(peer.heard.expect("heard") <= Duration::from_millis(210), "by its heartbeats");
-            }
-            let peers = cluster.replicas[3].status().peers;
-            assert!(peers.iter().all(|peer| peer.boot == 1 && peer.executed > old.executed), "{peers:?}");
+            idle(&mut cluster, Duration::from_millis(300));
+            agree(&cluster);
         }
     }
+}
+
+/// Nobody asks for anything: the primary goes on with null batches (P42 d).
+#[test]
+fn p42_d_an_idle_cluster_lets_a_restarted_replica_recover() {
+    let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+    let session = cluster.client.open_session(4).expect("a session");
+    work(&mut cluster, session, 3);
+    cluster.replicas[2] = start(2, 2, AuthMode::Mac, cluster.now, |config| config.protocol.forgetful = true);
+    let began = cluster.now;
+    while cluster.replicas[2].agreement.is_recovering() {
+        cluster.turn();
+        assert!(cluster.now.since(began) < Duration::from_secs(1), "{:?}", cluster.replicas[2].status());
+    }
+    work(&mut cluster, session, 3);
+    idle(&mut cluster, Duration::from_millis(300));
+    agree(&cluster);
 }
 
 #[test]

@@ -97,6 +97,9 @@ impl Core {
                     let message = Message::PrePrepare(p);
                     vec![Event::PrePrepare(Verified::assume(Principal::Replica(from), message), authentic)]
                 }
+                Message::StableAnswer(answer) => {
+                    vec![Event::Claim(Verified::assume(Principal::Replica(from), Claim::StableAnswer(from, answer)))]
+                }
                 message => vec![Event::Message(Verified::assume(Principal::Replica(from), message))],
             };
             for event in event {

@@ -109,7 +109,7 @@ pub(super) fn message(message: &Message) -> String {
             s.stable,
             s.executed,
             if s.wants { " wants" } else { "" },
-            if s.forgetful { " forgetful" } else { "" },
+            if s.recovering { " recovering" } else { "" },
             if s.pending { " pending" } else { "" }
         ),
         Message::FetchBatch(c) => named("fetch-batch", c),
@@ -134,6 +134,14 @@ pub(super) fn message(message: &Message) -> String {
             let members: Vec<String> = v.members.iter().map(|(r, _)| r.to_string()).collect();
             format!("new-view {} of {} h={} {} chosen", v.view, members.join(" "), v.stable, v.chosen.len())
         }
+        Message::QueryStable(nonce) => format!("query-stable {nonce:x}"),
+        Message::StableAnswer(a) => format!(
+            "stable-answer {:x} signed {} prepared {} {:?}",
+            a.nonce,
+            a.signed,
+            a.prepared,
+            a.view_change.as_ref().map(|signed| signed.statement().view)
+        ),
         Message::FetchViewChange(wanted) => format!("fetch-view-change {} of {}", wanted.view, wanted.replica),
     }
 }

@@ -8,7 +8,8 @@
 //!  5 CHECKPOINT   n u64 | root digest | boot u64 | replica u8 | signature 64
 //!  6 STABLE       one or more CHECKPOINTs of one (n, root), signers ascending
 //!  7 STATUS       view u64 | stable u64 | executed u64 | nonce u64 | view-changes held u64 (a bit for each replica)
-//!                 | flags u8 (1 forgetful, 2 wants, 4 waits for its new view) | reserved u8
+//!                 | recovering until u64 | floor u64
+//!                 | flags u8 (1 recovering, 2 wants, 4 waits for its new view) | reserved u8
 //!                 | prepared words u16 | committed words u16 | words u64 each
 //!  8 FETCH-BATCH  n u64 | digest
 //!  9 BATCH        n u64 | time u64 | seed u64 | count u32 | count x (len u32 | pack)
@@ -23,6 +24,8 @@
 //! 17 STATE        n u64 | nonce u64 | kind u8 | reserved u8 | count u16 | content
 //!                 kind 0, absent: count x n u64, ascending; 1, header: two x (pages u32 | root 32);
 //!                 2, parts: count x (0 u8 | count u8 | nodes 32 each, or 1 u8 | len u16 | page without the zeroes at its end)
+//! 18 QUERY-STABLE  nonce u64
+//! 19 STABLE-ANSWER nonce u64 | signed u64 | prepared u64 | the asker's VIEW-CHANGE, or nothing
 //! 64 REPLIES      view u64 | count u16 | reserved u16
 //!                 | count x (session u64 | t u64 | position u64 | kind u8 | result u8 | reserved u16 | len u32 | payload)
 //!                 result: 0 done (the result), 1 gone, 2 no session, 3 refused: counter (u64), 4 refused: quota (u64),
@@ -37,8 +40,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::message::{
     Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
-    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
-    WantedViewChange,
+    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StableAnswer, StateAnswer, StateContent, StateItem, StatePart,
+    Status, Vote, WantedViewChange,
 };
 use super::signed::Signed;
 use super::{Malformed, Pack};
@@ -81,6 +84,10 @@ pub mod frame_type {
     pub const NEW_VIEW: u8 = 14;
     /// [`super::Message::FetchViewChange`]
     pub const FETCH_VIEW_CHANGE: u8 = 15;
+    /// [`super::Message::QueryStable`]
+    pub const QUERY_STABLE: u8 = 18;
+    /// [`super::Message::StableAnswer`]
+    pub const STABLE_ANSWER: u8 = 19;
     /// [`super::ReplyPack`]
     pub const REPLIES: u8 = 64;
 }
@@ -203,6 +210,8 @@ pub(super) fn frame_type_of(message: &Message) -> u8 {
         Message::ViewChange(_) => frame_type::VIEW_CHANGE,
         Message::NewView(_) => frame_type::NEW_VIEW,
         Message::FetchViewChange(_) => frame_type::FETCH_VIEW_CHANGE,
+        Message::QueryStable(_) => frame_type::QUERY_STABLE,
+        Message::StableAnswer(_) => frame_type::STABLE_ANSWER,
     }
 }
 
@@ -229,7 +238,7 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
         Message::Batch(n, batch) => encode_batch(*n, batch, out),
         Message::FetchPack(digest) => out.put(&digest.0),
         Message::Relay(pack) => out.put(pack.encoded()),
-        Message::Answered(nonce) => out.put_u64(*nonce),
+        Message::Answered(nonce) | Message::QueryStable(nonce) => out.put_u64(*nonce),
         Message::FetchState(fetch) => encode_fetch_state(fetch, out),
         Message::State(answer) => encode_state(answer, out),
         Message::ViewChange(signed) => out.put(signed.encoded()),
@@ -238,6 +247,14 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
             out.put_u64(wanted.view.0);
             out.put(&[wanted.replica.0, 0, 0, 0, 0, 0, 0, 0]);
             out.put(&wanted.digest.0);
+        }
+        Message::StableAnswer(answer) => {
+            for field in [answer.nonce, answer.signed.0, answer.prepared.0] {
+                out.put_u64(field);
+            }
+            if let Some(signed) = &answer.view_change {
+                out.put(signed.encoded());
+            }
         }
     }
 }
@@ -266,6 +283,8 @@ pub fn decode_frame(kind: u8, body: &Bytes) -> Result<Message, Malformed> {
         frame_type::VIEW_CHANGE => return Ok(Message::ViewChange(Arc::new(Signed::decode(body)?))),
         frame_type::NEW_VIEW => return Ok(Message::NewView(Arc::new(Signed::decode(body)?))),
         frame_type::FETCH_VIEW_CHANGE => Message::FetchViewChange(decode_fetch_view_change(&mut reader)?),
+        frame_type::QUERY_STABLE => Message::QueryStable(reader.u64()?),
+        frame_type::STABLE_ANSWER => return decode_stable_answer(&mut reader, body).map(Message::StableAnswer),
         _ => return Err(Malformed::UnknownTag),
     };
     reader.end()?;
@@ -401,6 +420,15 @@ fn decode_fetch_view_change(reader: &mut Reader<'_>) -> Result<WantedViewChange,
     Ok(WantedViewChange { view, replica, digest: reader.digest()? })
 }
 
+fn decode_stable_answer(reader: &mut Reader<'_>, body: &[u8]) -> Result<StableAnswer, Malformed> {
+    let (nonce, signed, prepared) = (reader.u64()?, SeqNum(reader.u64()?), SeqNum(reader.u64()?));
+    let view_change = match reader.remaining() {
+        0 => None,
+        _ => Some(Arc::new(Signed::decode(&body[reader.position()..])?)),
+    };
+    Ok(StableAnswer { nonce, signed, prepared, view_change })
+}
+
 fn decode_stable(reader: &mut Reader<'_>) -> Result<Vec<SignedCheckpoint>, Malformed> {
     let mut proof: Vec<SignedCheckpoint> = vec![decode_checkpoint(reader)?];
     while reader.remaining() > 0 {
@@ -414,7 +442,7 @@ fn decode_stable(reader: &mut Reader<'_>) -> Result<Vec<SignedCheckpoint>, Malfo
     Ok(proof)
 }
 
-const FORGETFUL: u8 = 1;
+const RECOVERING: u8 = 1;
 const WANTS: u8 = 2;
 const PENDING: u8 = 4;
 const WORDS_MAX: usize = (limits::LOG_WINDOW_MAX / 64) as usize;
@@ -430,10 +458,12 @@ fn encode_status(status: &Status, out: &mut BytesMut) {
     for field in [status.view.0, status.stable.0, status.executed.0, status.nonce, status.view_changes.bits()] {
         out.put_u64(field);
     }
-    let forgetful = if status.forgetful { FORGETFUL } else { 0 };
+    out.put_u64(status.until.0);
+    out.put_u64(status.floor.0);
+    let recovering = if status.recovering { RECOVERING } else { 0 };
     let wants = if status.wants { WANTS } else { 0 };
     let pending = if status.pending { PENDING } else { 0 };
-    out.put(&[forgetful | wants | pending, 0]);
+    out.put(&[recovering | wants | pending, 0]);
     out.put(&(prepared.len() as u16).to_le_bytes());
     out.put(&(committed.len() as u16).to_le_bytes());
     for word in prepared.iter().chain(committed) {
@@ -445,8 +475,9 @@ fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
     let (view, stable, executed) = (View(reader.u64()?), SeqNum(reader.u64()?), SeqNum(reader.u64()?));
     let nonce = reader.u64()?;
     let view_changes = ReplicaSet::from_bits(reader.u64()?);
+    let (until, floor) = (SeqNum(reader.u64()?), View(reader.u64()?));
     let flags = reader.u8()?;
-    if flags & !(FORGETFUL | WANTS | PENDING) != 0 {
+    if flags & !(RECOVERING | WANTS | PENDING) != 0 {
         return Err(Malformed::Reserved);
     }
     reader.zeros(1)?;
@@ -459,8 +490,21 @@ fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
         if words.last() == Some(&0) { Err(Malformed::Inconsistent) } else { Ok(words) }
     };
     let (prepared, committed) = (words(prepared)?, words(committed)?);
-    let [forgetful, wants, pending] = [FORGETFUL, WANTS, PENDING].map(|flag| flags & flag != 0);
-    Ok(Status { view, stable, executed, forgetful, wants, pending, view_changes, nonce, prepared, committed })
+    let [recovering, wants, pending] = [RECOVERING, WANTS, PENDING].map(|flag| flags & flag != 0);
+    Ok(Status {
+        view,
+        stable,
+        executed,
+        recovering,
+        until,
+        floor,
+        wants,
+        pending,
+        view_changes,
+        nonce,
+        prepared,
+        committed,
+    })
 }
 
 /// In the place of a level: the item is a page.

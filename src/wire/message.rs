@@ -47,6 +47,11 @@ pub enum Message {
     NewView(Arc<Signed<NewView>>),
     /// Please send this VIEW-CHANGE, which a NEW-VIEW named (P33).
     FetchViewChange(WantedViewChange),
+    /// The sender has started again and forgotten its votes: how far can they have reached (P42)? The answer echoes the
+    /// nonce.
+    QueryStable(u64),
+    /// The answer.
+    StableAnswer(StableAnswer),
 }
 
 /// PRE-PREPARE(v, n, d): the primary of `view` proposes a batch for `n` (P11).
@@ -212,8 +217,12 @@ pub struct Status {
     pub stable: SeqNum,
     /// The last batch that it executed and knows to be committed.
     pub executed: SeqNum,
-    /// It restarted in memory mode and has forgotten its votes: it only listens (P42).
-    pub forgetful: bool,
+    /// It restarted in memory mode, has forgotten its votes, and has not recovered yet (P42).
+    pub recovering: bool,
+    /// While recovering: N, the checkpoint at or above which it may vote again; 0 while it does not know.
+    pub until: SeqNum,
+    /// The highest view for which an earlier life of the sender signed a VIEW-CHANGE that it stands by (P42).
+    pub floor: View,
     /// Something is missing: please send it. Otherwise only news (flow control, `status`).
     pub wants: bool,
     /// It has left the view before this one, and waits for its NEW-VIEW.
@@ -226,6 +235,19 @@ pub struct Status {
     pub prepared: Vec<u64>,
     /// Bit i: committed-local at `executed + 1 + i`.
     pub committed: Vec<u64>,
+}
+
+/// What a replica knows of the reach of another one's earlier lives (P42).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StableAnswer {
+    /// Of the question.
+    pub nonce: u64,
+    /// c: the last checkpoint that the sender signed.
+    pub signed: SeqNum,
+    /// p: the last batch that the sender prepared or executed.
+    pub prepared: SeqNum,
+    /// The highest VIEW-CHANGE of the asker that the sender holds.
+    pub view_change: Option<Arc<Signed<ViewChange>>>,
 }
 
 /// FETCH-STATE: asks for parts of the sender's certified state at checkpoint `n` (P38).

@@ -33,8 +33,8 @@ pub use frame::{FrameBuffer, Frames};
 pub use header::{FragmentHeader, Header, Kind, ProofKind};
 pub use message::{
     Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
-    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StateAnswer, StateContent, StateItem, StatePart, Status, Vote,
-    WantedViewChange, default_replier,
+    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StableAnswer, StateAnswer, StateContent, StateItem, StatePart,
+    Status, Vote, WantedViewChange, default_replier,
 };
 pub use new_key::NewKey;
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};

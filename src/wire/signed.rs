@@ -16,7 +16,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::Malformed;
 use super::codec::{Reader, Write, decode_checkpoint, encode_checkpoint};
-use super::message::SignedCheckpoint;
+use super::message::{SignedCheckpoint, StableAnswer};
 use crate::limits;
 use crate::types::{Digest, Domain, ReplicaId, SeqNum, View};
 
@@ -293,15 +293,18 @@ pub enum Claim {
     ViewChange(std::sync::Arc<Signed<ViewChange>>),
     /// NEW-VIEW (P33).
     NewView(std::sync::Arc<Signed<NewView>>),
+    /// What this replica says about our earlier lives (P42): a VIEW-CHANGE in it is signed by us.
+    StableAnswer(ReplicaId, StableAnswer),
 }
 
 impl Claim {
-    /// Who is said to have signed it.
+    /// Who is said to say it.
     pub fn signer(&self) -> ReplicaId {
         match self {
             Claim::Checkpoint(checkpoint) => checkpoint.replica,
             Claim::ViewChange(signed) => signed.statement().replica,
             Claim::NewView(signed) => signed.statement().replica,
+            Claim::StableAnswer(from, _) => *from,
         }
     }
 }

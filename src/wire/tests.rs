@@ -153,15 +153,17 @@ fn messages() -> impl Strategy<Value = Message> {
     let stable = (checkpoints(), 1..8u8).prop_map(|(first, count)| {
         Message::Stable((0..count).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect())
     });
-    let status = (any::<[u64; 5]>(), any::<[bool; 3]>(), bitmaps(), bitmaps()).prop_map(
-        |([view, stable, executed, nonce, held], [forgetful, wants, pending], prepared, committed)| {
+    let status = (any::<[u64; 7]>(), any::<[bool; 3]>(), bitmaps(), bitmaps()).prop_map(
+        |([view, stable, executed, nonce, held, until, floor], [recovering, wants, pending], prepared, committed)| {
             let (view, stable, executed) = (View(view), SeqNum(stable), SeqNum(executed));
             let view_changes = ReplicaSet::from_bits(held);
             Message::Status(Status {
                 view,
                 stable,
                 executed,
-                forgetful,
+                recovering,
+                until: SeqNum(until),
+                floor: View(floor),
                 wants,
                 pending,
                 view_changes,
@@ -196,6 +198,11 @@ fn messages() -> impl Strategy<Value = Message> {
         (any::<u64>(), 0..limits::REPLICAS_MAX as u8, digests()).prop_map(|(view, replica, digest)| {
             let (view, replica) = (View(view), ReplicaId(replica));
             Message::FetchViewChange(WantedViewChange { view, replica, digest })
+        }),
+        any::<u64>().prop_map(Message::QueryStable),
+        (any::<[u64; 3]>(), proptest::option::of(view_changes())).prop_map(|([nonce, signed, prepared], held)| {
+            let (signed, prepared, view_change) = (SeqNum(signed), SeqNum(prepared), held.map(Arc::new));
+            Message::StableAnswer(StableAnswer { nonce, signed, prepared, view_change })
         }),
     ]
 }
@@ -587,7 +594,9 @@ fn a_status_without_news_is_small() {
         view: View(0),
         stable: SeqNum(0),
         executed: SeqNum(0),
-        forgetful: false,
+        recovering: false,
+        until: SeqNum(0),
+        floor: View(0),
         wants: false,
         pending: false,
         view_changes: ReplicaSet::EMPTY,
@@ -596,7 +605,7 @@ fn a_status_without_news_is_small() {
         committed: vec![5, 0, 0],
     };
     let (kind, body) = encode(&Message::Status(status.clone()));
-    assert_eq!(body.len(), 46 + 8);
+    assert_eq!(body.len(), 62 + 8);
     let trimmed = Status { prepared: vec![], committed: vec![5], ..status };
     assert_eq!(decode_frame(kind, &body), Ok(Message::Status(trimmed)));
 }

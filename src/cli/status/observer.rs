@@ -162,7 +162,7 @@ mod tests {
             serve(status("r0", "normal", 1)),
             serve(status("r1", "normal", 2)),
             serve(stranger),
-            serve(status("r3", "forgetful", 1)),
+            serve(status("r3", "recovering", 1)),
             None,
         ];
         let wait = |ids: &[u8], enough: &dyn Fn(&ReplicaStatus) -> bool| {
@@ -172,7 +172,7 @@ mod tests {
         let normal = |status: &ReplicaStatus| status.state == "normal";
         assert_eq!(wait(&[0], &normal), Vec::<String>::new());
         assert_eq!(wait(&[0, 3], &|_| true), Vec::<String>::new());
-        assert_eq!(wait(&[0, 1, 3], &normal), ["r1 (another life of the cluster)", "r3 (forgetful)"]);
+        assert_eq!(wait(&[0, 1, 3], &normal), ["r1 (another life of the cluster)", "r3 (recovering)"]);
         let said = wait(&[2, 4], &normal);
         assert!(said[0].ends_with("is r2 of another cluster.toml)") && said[1].contains("names no status address"));
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize};
 
 /// What a replica may be in.
-pub const STATES: &[&str] = &["normal", "catching", "forgetful", "diverged", "split", "stopped"];
+pub const STATES: &[&str] = &["normal", "catching", "recovering", "lost", "diverged", "split", "stopped"];
 
 /// What one replica answers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -93,9 +93,15 @@ fn hints_of(status: &ReplicaStatus) -> Vec<String> {
         let error = Error::SocketDrops { replica: id.clone(), drops: drops(status), have, want };
         hints.push(error.to_string().replace("\n  ", "\n    "));
     }
-    if status.state == "forgetful" {
+    if status.state == "recovering" {
         hints.push(format!(
-            "{id} was restarted and has forgotten its votes: it only listens until `castra down`, `castra up`"
+            "{id} was restarted and has forgotten its votes: it takes part again once it is beyond them"
+        ));
+    }
+    if status.state == "lost" {
+        hints.push(format!(
+            "{id} knows of too many replicas that have forgotten their votes: memory lost: start a new instance \
+             (`castra down`, `castra up`)"
         ));
     }
     if let (Some((theirs, from)), Some(count)) = (&status.foreign, status.rejects.get("foreign_cluster")) {
@@ -145,7 +151,7 @@ mod tests {
         let status = ReplicaStatus {
             id: "r1".into(),
             stopped: Some("\u{1b}[2J\u{7}".into()),
-            state: "forgetful".into(),
+            state: "recovering".into(),
             ..ReplicaStatus::default()
         };
         let hints = hints_of(&status);

@@ -117,7 +117,7 @@ mod tests {
         let mut all: Vec<Asked> = (0..4).map(|id| asked(id, "normal", &[(128, "a"), (256, "b")])).collect();
         let summary = summarize(size, &all);
         assert_eq!((summary.health, summary.can_lose, summary.digests), ("HEALTHY", 1, Some((256, true))));
-        all[2] = asked(2, "forgetful", &[(128, "x")]);
+        all[2] = asked(2, "recovering", &[(128, "x")]);
         let summary = summarize(size, &all);
         assert_eq!((summary.health, summary.can_lose, summary.digests), ("DEGRADED", 0, Some((128, false))));
         all[1].answer = Err("gone".into());

@@ -9,7 +9,7 @@ mod committed;
 mod leaving;
 mod new_view;
 mod normal_case;
-mod restart;
+mod recovery;
 mod status;
 mod together;
 mod transfer;
@@ -260,14 +260,16 @@ impl One {
                 Action::Stable { .. } => {}
                 Action::SignViewChange(v) => {
                     let me = self.me;
-                    let signed = Signed::new(ViewChange { replica: me, ..v }, |_| [0; 64]);
+                    let boot = self.core.config.boot;
+                    let signed = Signed::new(ViewChange { replica: me, boot, ..v }, |_| [0; 64]);
                     let claim = Claim::ViewChange(std::sync::Arc::new(signed));
                     self.core.handle(self.now, Event::Claim(from_replica(me.0, claim)));
                 }
                 Action::SignNewView(v) => {
                     let me = self.me;
                     self.signs.push(v.clone());
-                    let signed = Signed::new(NewView { replica: me, ..v }, |_| [0; 64]);
+                    let boot = self.core.config.boot;
+                    let signed = Signed::new(NewView { replica: me, boot, ..v }, |_| [0; 64]);
                     let claim = Claim::NewView(std::sync::Arc::new(signed));
                     self.core.handle(self.now, Event::Claim(from_replica(me.0, claim)));
                 }
@@ -313,7 +315,9 @@ fn status(executed: u64, stable: u64) -> Status {
         view: View(0),
         stable,
         executed,
-        forgetful: false,
+        recovering: false,
+        until: SeqNum(0),
+        floor: View(0),
         wants: true,
         pending: false,
         view_changes: crate::types::ReplicaSet::EMPTY,

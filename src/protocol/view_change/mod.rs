@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::{Action, Agreement, Held, Misdeed, Mode, Notice, Record};
 use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
-use crate::wire::{Batch, Claim, Entry, Message, NewView, Signed, Status, ViewChange, WantedViewChange};
+use crate::wire::{Batch, Claim, Entry, Message, NewView, Signed, Statement, Status, ViewChange, WantedViewChange};
 use decision::{Chosen, Decision, Member, decide};
 
 /// How long the next primary waits for view-changes beyond q (P33).
@@ -33,6 +33,8 @@ pub(super) struct Views {
     pub pending: bool,
     /// By sender: its view-change for the present view, and its highest.
     held: BTreeMap<ReplicaId, BTreeMap<View, SignedViewChange>>,
+    /// By sender: its highest view-change ever, for when it has forgotten it (P42 a).
+    highest: BTreeMap<ReplicaId, SignedViewChange>,
     /// View-changes that a NEW-VIEW named and we had not, or in another version: at most one for each member.
     named: BTreeMap<ReplicaId, SignedViewChange>,
     /// The NEW-VIEW of the present view.
@@ -65,6 +67,7 @@ impl Default for Views {
         Views {
             pending: false,
             held: BTreeMap::new(),
+            highest: BTreeMap::new(),
             named: BTreeMap::new(),
             new_view: None,
             candidates: BTreeMap::new(),
@@ -78,6 +81,13 @@ impl Default for Views {
     }
 }
 
+impl Views {
+    /// The highest view-change of `replica` that was ever held.
+    pub(super) fn highest(&self, replica: ReplicaId) -> Option<SignedViewChange> {
+        self.highest.get(&replica).cloned()
+    }
+}
+
 impl Agreement {
     /// Whether this replica has left its view and waits for the next to begin.
     pub fn is_pending(&self) -> bool {
@@ -88,6 +98,7 @@ impl Agreement {
 
     /// Leaves the present view for `target`, unless it is there already (P27, P28).
     pub(super) fn start_view_change(&mut self, target: View) {
+        let target = self.not_signed_before(target);
         if target <= self.view || self.mode != Mode::Normal {
             return;
         }
@@ -156,12 +167,41 @@ impl Agreement {
     pub(super) fn on_claim(&mut self, claim: Claim) {
         match claim {
             Claim::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
-            Claim::ViewChange(signed) if signed.statement().replica == self.config.me => {
-                self.on_own_view_change(signed)
-            }
+            Claim::ViewChange(signed) if self.is_own(&*signed) => self.on_own_view_change(signed),
             Claim::ViewChange(signed) => self.on_view_change(signed),
-            Claim::NewView(signed) if signed.statement().replica == self.config.me => self.on_own_new_view(signed),
+            Claim::NewView(signed) if self.is_own(&*signed) => self.on_own_new_view(signed),
             Claim::NewView(signed) => self.on_new_view(signed),
+            Claim::StableAnswer(from, answer) => self.on_stable_answer(from, &answer),
+        }
+    }
+
+    /// Whether this replica signed it in this life. What it signed in an earlier one, it has forgotten (P42).
+    fn is_own<T: Statement>(&self, signed: &Signed<T>) -> bool {
+        (signed.statement().signer(), signed.statement().boot()) == (self.config.me, self.config.boot)
+    }
+
+    /// Whether the view-change counts: of the signer's present life, or one that it stands by (P42 a).
+    fn stands(&self, signed: &Signed<ViewChange>) -> bool {
+        let v = signed.statement();
+        self.stands_by(v.replica, v.boot, v.view)
+    }
+
+    /// `from` has started again: what it said in earlier lives counts no more, unless it comes to stand by it (P42 a).
+    pub(super) fn close_boots(&mut self, from: ReplicaId) {
+        let boot = self.peers.get(&from).map_or(0, |peer| peer.boot);
+        self.views.candidates.retain(|primary, signed| *primary != from || signed.statement().boot >= boot);
+        let view = self.view;
+        let closed = self.views.held.get(&from).and_then(|of| of.get(&view)).filter(|signed| !self.stands(signed));
+        let names = |fixed: &Fixed| fixed.members.iter().any(|(id, _)| *id == from);
+        if closed.is_some() && self.views.new_view.is_none() && self.views.fixed.as_ref().is_some_and(names) {
+            // Nobody would take a NEW-VIEW that names it.
+            self.views.fixed = None;
+            self.views.decision = None;
+            self.views.fix_at = Time::NEVER;
+            for slot in self.log.iter_mut() {
+                slot.chosen = None;
+            }
+            self.consider_view_changes();
         }
     }
 
@@ -199,7 +239,7 @@ impl Agreement {
     }
 
     fn on_view_change(&mut self, signed: SignedViewChange) {
-        if !self.votes() {
+        if !self.follows_views() {
             return;
         }
         let v = signed.statement();
@@ -207,12 +247,28 @@ impl Agreement {
         if !self.is_valid(v) {
             return self.caught(from, Misdeed::BadViewChange);
         }
+        if !self.stands(&signed) {
+            self.counters.earlier_life += 1;
+            return;
+        }
+        if self.views.highest.get(&from).is_none_or(|highest| highest.statement().view < view) {
+            self.views.highest.insert(from, signed.clone());
+        }
         for checkpoint in &v.proof {
             self.on_checkpoint(*checkpoint);
         }
         let (wanted, digest) = (self.is_named(from, signed.digest()), signed.digest());
+        let (present, pending) = (self.view, self.views.pending);
+        let first = self.views.held.get(&from).and_then(|of| of.get(&view)).filter(|first| self.stands(first));
+        let first = first.filter(|_| from != self.config.me).cloned();
         let of_sender = self.views.held.entry(from).or_default();
-        match of_sender.get(&view) {
+        match first {
+            // One of an earlier life of ours: it may be a part of S, and nothing that we say now.
+            None if from == self.config.me => {
+                if wanted {
+                    self.views.named.insert(from, signed);
+                }
+            }
             Some(first) if first.digest() != digest => {
                 self.caught(from, Misdeed::ContradictoryViewChange);
                 if wanted {
@@ -220,10 +276,9 @@ impl Agreement {
                 }
             }
             Some(_) => return,
-            None if view > self.view || view == self.view && self.views.pending => {
+            None if view > present || view == present && pending => {
                 of_sender.insert(view, signed);
                 let highest = of_sender.last_key_value().map(|(view, _)| *view);
-                let present = self.view;
                 of_sender.retain(|view, _| *view == present || Some(*view) == highest);
             }
             None if wanted => {
@@ -232,6 +287,20 @@ impl Agreement {
             None => return,
         }
         self.consider_view_changes();
+        if self.helps_recovery(from, view) {
+            self.start_view_change(view);
+        }
+    }
+
+    /// Whether what others say of views matters here. Who recovers follows them and says nothing (P42 c).
+    fn follows_views(&self) -> bool {
+        self.votes() || self.mode == Mode::Recovering
+    }
+
+    /// The view-changes that count, by sender and view.
+    fn standing(&self) -> impl Iterator<Item = (ReplicaId, View, &SignedViewChange)> {
+        let all = self.views.held.iter().flat_map(|(r, of)| of.iter().map(|(view, signed)| (*r, *view, signed)));
+        all.filter(|(_, _, signed)| self.stands(signed))
     }
 
     /// Whether a NEW-VIEW that waits for its proof names this view-change.
@@ -241,11 +310,10 @@ impl Agreement {
     }
 
     /// What follows from the view-changes that are held.
-    fn consider_view_changes(&mut self) {
+    pub(super) fn consider_view_changes(&mut self) {
         let (size, me, view) = (self.config.size, self.config.me, self.view);
-        let highest = |of: &BTreeMap<View, SignedViewChange>| of.last_key_value().map(|(view, _)| *view);
-        let others = self.views.held.iter().filter(|(r, _)| **r != me).filter_map(|(_, of)| highest(of));
-        let mut above: Vec<View> = others.filter(|v| *v > view).collect();
+        let highest: BTreeMap<ReplicaId, View> = self.standing().map(|(r, view, _)| (r, view)).collect();
+        let mut above: Vec<View> = highest.iter().filter(|(r, v)| **r != me && **v > view).map(|(_, v)| *v).collect();
         above.sort_by(|a, b| b.cmp(a));
         // P30: one of w is correct. (It ends: each round raises the view.)
         if let Some(&target) = above.get(size.weak_quorum() - 1)
@@ -258,7 +326,7 @@ impl Agreement {
             return;
         }
         // P29
-        let holding = self.views.held.values().filter_map(highest).filter(|v| *v >= view).count();
+        let holding = highest.values().filter(|v| **v >= view).count();
         if holding >= size.quorum() && self.views.new_view_at == Time::NEVER {
             let doubled = self.config.view_timeout * (1 << self.views.failed.saturating_sub(1));
             self.views.new_view_at = self.now + doubled;
@@ -273,7 +341,7 @@ impl Agreement {
         if !self.views.pending {
             return ReplicaSet::EMPTY;
         }
-        self.views.held.iter().filter(|(_, of)| of.contains_key(&self.view)).map(|(r, _)| *r).collect()
+        self.standing().filter(|(_, view, _)| *view == self.view).map(|(r, _, _)| r).collect()
     }
 
     // ---- new-view -------------------------------------------------------------------------------------------------
@@ -284,7 +352,8 @@ impl Agreement {
             return self.complete_new_view();
         }
         let view = self.view;
-        let of_view: Vec<SignedViewChange> = self.views.held.values().filter_map(|of| of.get(&view).cloned()).collect();
+        let of_view = self.standing().filter(|(_, v, _)| *v == view).map(|(_, _, signed)| signed.clone());
+        let of_view: Vec<SignedViewChange> = of_view.collect();
         let size = self.config.size;
         if of_view.len() < size.quorum() || self.own_signed().is_none() {
             return;
@@ -354,7 +423,8 @@ impl Agreement {
     /// Ours is signed.
     fn on_own_new_view(&mut self, signed: SignedNewView) {
         let view = signed.statement().view;
-        if self.views.pending && view == self.view && self.views.new_view.is_none() {
+        let fixed = self.views.fixed.as_ref().is_some_and(|fixed| fixed.members == signed.statement().members);
+        if self.views.pending && view == self.view && self.views.new_view.is_none() && fixed {
             self.views.new_view = Some(signed.clone());
             self.persist(Record::NewView(signed), Held::NewView(view));
         }
@@ -371,10 +441,14 @@ impl Agreement {
     }
 
     fn on_new_view(&mut self, signed: SignedNewView) {
-        if !self.votes() {
+        if !self.follows_views() {
             return;
         }
         let (primary, view) = (signed.statement().replica, signed.statement().view);
+        if !self.stands_by(primary, signed.statement().boot, view) {
+            self.counters.earlier_life += 1;
+            return;
+        }
         if view < self.view || view == self.view && !self.views.pending {
             let other = self.views.new_view.as_ref().is_some_and(|accepted| accepted.digest() != signed.digest());
             if view == self.view && other {
@@ -439,9 +513,9 @@ impl Agreement {
 
     fn find_view_change(&self, replica: ReplicaId, view: View, digest: Digest) -> Option<SignedViewChange> {
         let held = self.views.held.get(&replica).and_then(|of| of.get(&view));
-        let named = self.views.named.get(&replica);
-        let found = [held, named].into_iter().flatten();
-        found.filter(|signed| signed.statement().view == view).find(|signed| signed.digest() == digest).cloned()
+        let (named, highest) = (self.views.named.get(&replica), self.views.highest.get(&replica));
+        let mut found = [held, named, highest].into_iter().flatten().filter(|signed| signed.statement().view == view);
+        found.find(|signed| signed.digest() == digest && self.stands(signed)).cloned()
     }
 
     fn fetch_view_changes(&mut self, nv: &NewView, found: &[Option<SignedViewChange>]) {
@@ -491,11 +565,15 @@ impl Agreement {
                 let _ = self.queue.push(pack, true, self.config.client_bytes_max);
             }
         }
+        self.consider_recovery();
         self.replay_ahead();
     }
 
     /// Accepts what the present view chose, where the body is here and the place within the watermarks (P34, P49).
     pub(super) fn apply_decision(&mut self) {
+        if self.mode == Mode::Recovering {
+            return;
+        }
         let Some(decision) = self.views.decision.take() else { return };
         self.mark_chosen(&decision);
         if self.views.pending {
@@ -611,6 +689,7 @@ impl Agreement {
             self.try_new_view();
         }
         if self.views.new_view_at <= now {
+            self.views.new_view_at = Time::NEVER;
             self.start_view_change(self.view.next());
         }
         self.oldest_timer();

@@ -264,6 +264,12 @@ impl AgreementRole {
             Inbound::Relayed(pack) if !self.agreement.is_primary() => {
                 Event::Body { pack: pack.into_inner(), authentic: true }
             }
+            // The state says nothing yet of what was executed (P42 c).
+            Inbound::Request { signed: true, .. } | Inbound::Relayed(_)
+                if self.agreement.mode() == Mode::Recovering =>
+            {
+                return;
+            }
             Inbound::Request { pack, signed: true } | Inbound::Relayed(pack) => {
                 let view = self.agreement.view();
                 self.agreement.handle(now, Event::Body { pack: pack.get().clone(), authentic: true });
@@ -321,7 +327,7 @@ impl AgreementRole {
             heard: (peer.heard_at > Time(0)).then(|| self.now.since(peer.heard_at)),
             executed: peer.executed,
             stable: peer.stable,
-            forgetful: peer.forgetful,
+            recovering: peer.recovering,
             boot: peer.boot,
             bad_macs: 0,
             misdeeds: peer.misdeeds.iter().collect(),
@@ -331,6 +337,7 @@ impl AgreementRole {
             view: agreement.view(),
             primary: self.size.primary(agreement.view()),
             mode: agreement.mode(),
+            recovery: agreement.recovery(),
             stopped: None,
             executed: agreement.last_executed(),
             prepared: agreement.last_prepared(),
@@ -610,6 +617,7 @@ pub(super) fn start<S: Service, T: Transport>(
     let window = usize::try_from(config.protocol.log_window).unwrap_or(usize::MAX).min(1 << 20);
     let mut protocol = config.protocol;
     protocol.check = S::check;
+    protocol.boot = keys.boot();
     let checkpointer = Checkpointer::new(keys.signer(), &protocol, config.kept_pages_max, clock.now());
     let agreement = Agreement::new(protocol, clock.now()).map_err(inconsistent)?;
     let network = Network::new(config.network, keys, size).map_err(inconsistent)?;
