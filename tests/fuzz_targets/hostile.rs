@@ -13,8 +13,8 @@ use castra::types::{
 };
 use castra::wire::{
     Batch, Choice, Claim, Committed, Entry, FetchState, Message, NewView, Pack, PackBuilder, PrePrepare, Proof,
-    Proposed, RegionHead, Request, RequestKind, Signed, SignedCheckpoint, StateAnswer, StateContent, StateItem,
-    StatePart, Status, ViewChange, Vote, WantedViewChange,
+    Proposed, RegionHead, Request, RequestKind, Signed, SignedCheckpoint, StableAnswer, StateAnswer, StateContent,
+    StateItem, StatePart, Status, ViewChange, Vote, WantedViewChange,
 };
 
 /// K and L of the clusters here: small, so that every watermark is near.
@@ -378,7 +378,9 @@ impl<'a> Record<'a> {
             view: self.view(stand),
             stable: self.n(stand),
             executed: self.n(stand),
-            forgetful: flags & 1 != 0,
+            recovering: flags & 1 != 0,
+            until: if flags & 16 != 0 { self.n(stand) } else { SeqNum(0) },
+            floor: if flags & 32 != 0 { self.view(stand) } else { View(0) },
             wants: flags & 2 == 0,
             pending: flags & 4 != 0,
             view_changes: ReplicaSet::from_bits(u64::from(self.byte())),
@@ -390,7 +392,7 @@ impl<'a> Record<'a> {
 
     /// What one liar says. Every kind of message that a replica takes.
     pub fn message(&mut self, stand: &Stand, known: &Known, signer: &Signer) -> Message {
-        match self.byte() % 24 {
+        match self.byte() % 26 {
             0 | 17 => Message::PrePrepare(self.pre_prepare(stand, known)),
             1 | 18 => Message::Prepare(self.vote(stand, known)),
             2 | 19 => Message::Commit(self.vote(stand, known)),
@@ -440,6 +442,12 @@ impl<'a> Record<'a> {
                 let (view, replica) = (self.view(stand), ReplicaId(self.byte() % 5));
                 let digest = known.view_changes.back(self.byte()).map_or(Digest::default(), |signed| signed.digest());
                 Message::FetchViewChange(WantedViewChange { view, replica, digest })
+            }
+            24 => Message::QueryStable(self.any()),
+            25 => {
+                let view_change = known.view_changes.back(self.byte()).cloned();
+                let (nonce, signed, prepared) = (1, self.checkpoint_n(stand), self.n(stand));
+                Message::StableAnswer(StableAnswer { nonce, signed, prepared, view_change })
             }
             // Somebody else's words, handed on.
             _ => match (known.view_changes.back(self.byte()), known.new_views.back(self.byte())) {
