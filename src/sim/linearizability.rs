@@ -406,6 +406,74 @@ mod tests {
         assert_eq!(checked(&lost), Err(Violation::WrongResult { operation: 1, expected: Bytes::from_static(&[7]) }));
     }
 
+    /// A counter: every ordered operation adds its byte and returns the sum.
+    #[derive(Default)]
+    struct Counter(u8);
+
+    impl Model for Counter {
+        fn apply(&mut self, call: &Call<'_>) -> Vec<u8> {
+            self.0 += call.op[0];
+            vec![self.0]
+        }
+
+        fn query(&mut self, _: &Call<'_>) -> Option<Vec<u8>> {
+            Some(vec![self.0])
+        }
+    }
+
+    #[test]
+    fn p04_an_operation_that_took_effect_twice_is_rejected() {
+        let add =
+            |invoked, at, sum| Operation { op: Bytes::from_static(&[1]), ..write(invoked, invoked + 1, at, 0, sum) };
+        let count = |history: &[Operation]| check(history, &mut Counter::default(), &|_| (Time(0), 0));
+        assert_eq!(count(&[add(0, 1, 1), add(2, 2, 2), read(4, 5, 2)]), Ok(()));
+        // The first was executed again at 2, where the history has nothing: the next ordered result shows it …
+        let seen_by_a_write = [add(0, 1, 1), add(2, 3, 3)];
+        let expected = Bytes::from_static(&[2]);
+        assert_eq!(count(&seen_by_a_write), Err(Violation::WrongResult { operation: 1, expected }));
+        // … and so does a read, also one that was going on meanwhile.
+        let after = Err(Violation::NoPlace { operation: 1, from: 1, to: 1 });
+        assert_eq!(count(&[add(0, 1, 1), read(2, 3, 2)]), after);
+        assert_eq!(count(&[add(1, 1, 1), read(0, 9, 2)]), Err(Violation::NoPlace { operation: 1, from: 0, to: 1 }));
+    }
+
+    #[test]
+    fn a_write_that_was_lost_is_rejected_wherever_it_should_show() {
+        // In the result of the next ordered operation.
+        let by_a_write = [write(0, 1, 1, 7, 0), write(2, 3, 2, 8, 0)];
+        let expected = Bytes::from_static(&[7]);
+        assert_eq!(checked(&by_a_write), Err(Violation::WrongResult { operation: 1, expected }));
+        // In a read after it, though an earlier read saw it and a later write is under way.
+        let by_a_read = [write(0, 1, 1, 7, 0), read(2, 3, 7), write(4, 9, 2, 8, 7), read(5, 6, 0)];
+        assert!(matches!(checked(&by_a_read), Err(Violation::NoPlace { operation: 3, .. })));
+        // An operation that took effect cannot be left out of the history.
+        assert_eq!(checked(&by_a_read[..3]), Ok(()));
+        let without_the_first = &by_a_read[2..3];
+        assert!(matches!(checked(without_the_first), Err(Violation::WrongResult { operation: 0, .. })));
+    }
+
+    #[test]
+    fn real_time_is_kept_between_operations_that_others_lie_between() {
+        // 0 completes before 2 begins, both overlap 1; ordered 2, 1, 0.
+        let writes = [write(0, 2, 3, 1, 2), write(1, 5, 2, 2, 3), write(3, 4, 1, 3, 0)];
+        assert_eq!(checked(&writes), Err(Violation::OutOfOrder { first: 0, second: 2 }));
+        // All of them at once: any order is one.
+        let at_once = [write(0, 9, 3, 1, 2), write(1, 8, 2, 2, 3), write(2, 7, 1, 3, 0)];
+        assert_eq!(checked(&at_once), Ok(()));
+        // Two reads one after the other see the two writes in the wrong order, in whichever order the history has them.
+        let mut reads = [write(0, 9, 1, 7, 0), write(1, 8, 2, 5, 7), read(2, 3, 5), read(4, 6, 7)];
+        assert!(matches!(checked(&reads), Err(Violation::NoPlace { operation: 3, .. })));
+        reads.reverse();
+        assert!(matches!(checked(&reads), Err(Violation::NoPlace { operation: 0, .. })));
+    }
+
+    #[test]
+    fn a_read_sees_nothing_that_was_invoked_after_it() {
+        // The write to 5 is ordered first, but began when the read was over.
+        let history = [write(0, 9, 2, 7, 5), read(1, 2, 5), write(3, 4, 1, 5, 0)];
+        assert!(matches!(checked(&history), Err(Violation::NoPlace { operation: 1, to: 0, .. })));
+    }
+
     #[test]
     fn a_write_answered_as_a_read_is_rejected() {
         let mut history = [write(0, 1, 1, 7, 0)];
