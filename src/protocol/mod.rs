@@ -142,7 +142,7 @@ pub struct Peer {
     ahead: VecDeque<Ordering>,
     /// Bodies sent to it lately.
     bodies_sent: BTreeMap<SeqNum, Time>,
-    /// Signed statements sent to it lately.
+    /// Signed statements sent to it lately, and when each may be sent again.
     statements_sent: BTreeMap<Digest, Time>,
 }
 

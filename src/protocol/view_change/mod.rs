@@ -218,6 +218,7 @@ impl Agreement {
     /// Our VIEW-CHANGE is durable.
     pub(super) fn send_view_change(&mut self, view: View) {
         if let Some(signed) = self.own_signed().filter(|_| view == self.view && self.views.pending) {
+            self.note_sent_to_all(signed.digest());
             self.broadcast(Message::ViewChange(signed));
             self.consider_view_changes();
         }
@@ -436,6 +437,7 @@ impl Agreement {
             return;
         }
         let (Some(signed), Some(decision)) = (self.views.new_view.clone(), self.views.decision.clone()) else { return };
+        self.note_sent_to_all(signed.digest());
         self.broadcast(Message::NewView(signed.clone()));
         self.install(signed, decision);
     }
@@ -667,12 +669,20 @@ impl Agreement {
     pub(super) fn may_send_statement(&mut self, to: ReplicaId, digest: Digest) -> bool {
         let (now, interval, most) = (self.now, 2 * self.config.status_interval, 2 * self.config.size.n());
         let Some(peer) = self.peers.get_mut(&to) else { return false };
-        peer.statements_sent.retain(|_, at| now.since(*at) < interval);
+        peer.statements_sent.retain(|_, again| *again > now);
         if peer.statements_sent.contains_key(&digest) || peer.statements_sent.len() >= most {
             return false;
         }
-        peer.statements_sent.insert(digest, now);
+        peer.statements_sent.insert(digest, now + interval);
         true
+    }
+
+    /// Everyone was sent this statement just now: a STATUS that crossed it does not draw it once more (P37).
+    fn note_sent_to_all(&mut self, digest: Digest) {
+        let again = self.now + self.config.resend_min;
+        for peer in self.peers.values_mut() {
+            peer.statements_sent.insert(digest, again);
+        }
     }
 
     /// The earliest deadline of views.
