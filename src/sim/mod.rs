@@ -9,8 +9,6 @@
 
 pub mod agreement;
 mod config;
-#[cfg(test)]
-mod core_tests;
 mod describe;
 mod failure;
 mod history;
@@ -22,6 +20,8 @@ mod party;
 mod rng;
 mod simulation;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod trace;
 mod watch;
 mod workload;

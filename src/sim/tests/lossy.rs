@@ -1,43 +1,28 @@
-//! The agreement core alone in the simulated world: no keys, an execution role of a few lines, and a disk that takes
-//! its time. Fast enough for many seeds, and the only place where votes wait for durability under loss (P41).
+//! The agreement core alone in the simulated world. Fast enough for many seeds, and the only place where votes wait for
+//! durability under loss (P41).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::agreement::Agreement as Agreed;
-use super::{Clock, HostId, Link, Rng, Step, World, WorldConfig};
-use crate::auth::{Principal, Verified};
-use crate::protocol::{Action, Agreement, Config, Event, PersistToken};
+use super::core::{Core, Effect, States, observe, pack};
+use crate::protocol::Config;
+use crate::sim::agreement::Agreement;
+use crate::sim::{Clock, HostId, Link, Rng, Step, World, WorldConfig, describe};
 use crate::transport::{Datagram, Head, Machine, Outgoing, Peer};
-use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, ReplicaId, SeqNum, SessionId, Time};
+use crate::types::{ClientId, ClusterSize, Digest, ReplicaId, SeqNum, Time};
 use crate::wire::frame::{FrameBuffer, Messages};
-use crate::wire::{
-    Batch, Claim, Message, NewView, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Signed, SignedCheckpoint,
-    ViewChange,
-};
+use crate::wire::{Pack, RequestKind};
 
-/// An agreement core with just enough around it.
-struct Core {
-    me: ReplicaId,
-    size: ClusterSize,
-    k: u64,
-    agreement: Agreement,
-    /// Packs executed, and the chain over all batches: before the tentative one, and after it.
-    executed: BTreeSet<Digest>,
-    root: Digest,
-    tentative: Option<(SeqNum, std::sync::Arc<Batch>)>,
-    /// `None`: the state at n was fetched.
-    committed: Vec<(SeqNum, Option<Digest>)>,
-    roots: Vec<(SeqNum, Digest)>,
-    disk: Duration,
-    writes: Vec<(Time, PersistToken)>,
+/// A core with the frames of one turn, and what the checkers will look at.
+struct Host {
+    core: Core,
     frames: BTreeMap<Option<ReplicaId>, FrameBuffer>,
     replies: Vec<Pack>,
     addresses: BTreeMap<ClientId, Peer>,
+    done: Vec<Effect>,
 }
 
 /// Sends packs, each until `q` replicas say that they executed it.
@@ -54,131 +39,44 @@ const RETRY: Duration = Duration::from_millis(60);
 
 #[allow(clippy::large_enum_variant)]
 enum Party {
-    Core(Core),
+    Core(Host),
     Asker(Asker),
-}
-
-fn claim(claim: Claim) -> Event {
-    Event::Claim(Verified::assume(Principal::Replica(claim.signer()), claim))
 }
 
 fn datagram(to: Peer, body: Bytes) -> Outgoing {
     Outgoing { to, head: Head::EMPTY, body }
 }
 
-impl Core {
+impl Host {
     fn receive(&mut self, now: Time, d: Datagram) {
         let Peer::Replica(from) = d.from else {
             // A client: the first byte says whether to take it for signed.
             let signed = d.bytes[0] == 1;
             let pack = Pack::parse(d.bytes.slice(1..)).unwrap();
             self.addresses.insert(pack.client(), d.from);
-            if self.executed.contains(&pack.digest()) {
-                self.replies.push(pack);
-                return;
-            }
-            let pack = Verified::assume(Principal::Client(pack.client(), pack.endpoint()), pack);
-            self.agreement.handle(now, Event::Request { pack, signed });
-            return;
+            return self.core.on_pack(now, pack, signed);
         };
         for message in Messages::new(d.bytes) {
-            let event = match message.unwrap() {
-                Message::Checkpoint(c) => vec![claim(Claim::Checkpoint(c))],
-                Message::ViewChange(signed) => vec![claim(Claim::ViewChange(signed))],
-                Message::NewView(signed) => vec![claim(Claim::NewView(signed))],
-                Message::Stable(proof) => proof.into_iter().map(|c| claim(Claim::Checkpoint(c))).collect(),
-                Message::Relay(pack) if self.executed.contains(&pack.digest()) => vec![],
-                Message::Relay(pack) => {
-                    let pack = Verified::assume(Principal::Client(pack.client(), pack.endpoint()), pack);
-                    vec![Event::Request { pack, signed: true }]
-                }
-                Message::PrePrepare(p) => {
-                    let authentic = p.packs.iter().map(|pack| matches!(pack, Proposed::Inline(_))).collect();
-                    let message = Message::PrePrepare(p);
-                    vec![Event::PrePrepare(Verified::assume(Principal::Replica(from), message), authentic)]
-                }
-                Message::StableAnswer(answer) => {
-                    vec![Event::Claim(Verified::assume(Principal::Replica(from), Claim::StableAnswer(from, answer)))]
-                }
-                message => vec![Event::Message(Verified::assume(Principal::Replica(from), message))],
-            };
-            for event in event {
-                self.agreement.handle(now, event);
-                self.pump(now);
-            }
-        }
-    }
-
-    fn pump(&mut self, now: Time) {
-        while let Some(action) = self.agreement.poll_action() {
-            match action {
-                Action::Send(to, message) => assert!(self.frames.entry(Some(to)).or_default().push(&message)),
-                Action::Broadcast(message) => assert!(self.frames.entry(None).or_default().push(&message)),
-                Action::Execute { n, batch, tentative, .. } => {
-                    assert!(self.tentative.is_none(), "P16: one tentative batch");
-                    self.replies.extend(batch.packs().iter().cloned());
-                    match tentative {
-                        true => self.tentative = Some((n, batch)),
-                        false => self.commit(now, n, &batch),
-                    }
-                    self.agreement.handle(now, Event::Executed(n));
-                }
-                Action::Commit(n) => {
-                    let (at, batch) = self.tentative.take().expect("P16: it was executed tentatively");
-                    assert_eq!(at, n);
-                    self.commit(now, n, &batch);
-                }
-                Action::Rollback(n) => {
-                    assert_eq!(self.tentative.take().map(|(at, _)| at), Some(n));
-                }
-                // The root is all that there is of a state here.
-                Action::Transfer { n, root, .. } => {
-                    self.root = root;
-                    self.committed.push((n, None));
-                    self.agreement.handle(now, Event::Transferred(n));
-                }
-                Action::SignViewChange(v) => {
-                    let signed = Signed::new(ViewChange { replica: self.me, ..v }, |_| [0; 64]);
-                    self.agreement.handle(now, claim(Claim::ViewChange(Arc::new(signed))));
-                }
-                Action::SignNewView(v) => {
-                    let signed = Signed::new(NewView { replica: self.me, ..v }, |_| [0; 64]);
-                    self.agreement.handle(now, claim(Claim::NewView(Arc::new(signed))));
-                }
-                Action::Recheck(pack) => {
-                    let event = match self.executed.contains(&pack.digest()) {
-                        true => Event::Settled(pack.digest()),
-                        false => Event::Request { pack, signed: true },
-                    };
-                    self.agreement.handle(now, event);
-                }
-                Action::Query { .. } | Action::Stable { .. } | Action::Compare { .. } | Action::Notice(_) => {}
-                Action::Persist(token, _) if self.disk.is_zero() => {
-                    self.agreement.handle(now, Event::Persisted(token));
-                }
-                Action::Persist(token, _) => self.writes.push((now + self.disk, token)),
-            }
-        }
-    }
-
-    fn commit(&mut self, now: Time, n: SeqNum, batch: &Batch) {
-        self.committed.push((n, Some(batch.digest())));
-        for pack in batch.packs() {
-            self.executed.insert(pack.digest());
-        }
-        self.root = Digest::of(Domain::State, &[&self.root.0, &batch.digest().0]);
-        if n.0.is_multiple_of(self.k) {
-            let c = SignedCheckpoint { n, root: self.root, replica: self.me, boot: 0, signature: [0; 64] };
-            self.roots.push((n, self.root));
-            self.agreement.handle(now, claim(Claim::Checkpoint(c)));
+            self.core.on_message(now, from, message.unwrap());
         }
     }
 
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
+        for effect in self.core.effects.drain(..) {
+            match effect {
+                Effect::Sent(to, message) => assert!(self.frames.entry(to).or_default().push(&message)),
+                Effect::Repeated(pack, _) => self.replies.push(pack),
+                effect => {
+                    if let Effect::Executed { batch, .. } = &effect {
+                        self.replies.extend(batch.packs().iter().cloned());
+                    }
+                    self.done.push(effect);
+                }
+            }
+        }
         for (to, mut buffer) in std::mem::take(&mut self.frames) {
             let bytes = buffer.take().bytes().clone();
-            let receivers: Vec<ReplicaId> = to.map_or_else(|| self.size.others(self.me).collect(), |to| vec![to]);
-            outbox.extend(receivers.into_iter().map(|r| datagram(Peer::Replica(r), bytes.clone())));
+            outbox.extend(self.core.receivers(to).into_iter().map(|r| datagram(Peer::Replica(r), bytes.clone())));
         }
         for pack in std::mem::take(&mut self.replies) {
             if let Some(to) = self.addresses.get(&pack.client()) {
@@ -191,22 +89,12 @@ impl Core {
 impl Machine for Party {
     fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
         match self {
-            Party::Core(core) => {
+            Party::Core(host) => {
                 for d in inbox.drain(..) {
-                    core.receive(now, d);
-                    core.pump(now);
+                    host.receive(now, d);
                 }
-                let (done, rest) = core.writes.iter().partition(|(at, _)| *at <= now);
-                core.writes = rest;
-                for (_, token) in done {
-                    core.agreement.handle(now, Event::Persisted(token));
-                    core.pump(now);
-                }
-                if core.agreement.poll_timeout() <= now {
-                    core.agreement.handle_timeout(now);
-                    core.pump(now);
-                }
-                core.flush(outbox);
+                host.core.on_timeout(now);
+                host.flush(outbox);
             }
             Party::Asker(asker) => {
                 for d in inbox.drain(..) {
@@ -240,22 +128,11 @@ impl Machine for Party {
 
     fn deadline(&self) -> Time {
         match self {
-            Party::Core(core) => {
-                let disk = core.writes.iter().map(|(at, _)| *at).min().unwrap_or(Time::NEVER);
-                core.agreement.poll_timeout().min(disk)
-            }
+            Party::Core(host) => host.core.deadline(),
             Party::Asker(asker) if asker.open.len() < asker.window && asker.next < asker.packs.len() => Time(0),
             Party::Asker(asker) => asker.open.values().map(|(_, _, retry)| *retry).min().unwrap_or(Time::NEVER),
         }
     }
-}
-
-fn pack(client: u64, t: u64, bytes: usize) -> Pack {
-    let op = vec![t as u8; bytes];
-    let request = Request { session: SessionId(client), t, low: 0, kind: RequestKind::Ordered, op: &op };
-    let mut builder = PackBuilder::new(ClientId(client), EndpointId(client));
-    builder.push(&request);
-    builder.finish(false, |_, writer| writer.write(Proof::Vector(&[[0; 8]; 4])))
 }
 
 /// What one seed is like.
@@ -276,32 +153,25 @@ fn play(seed: u64, draw: impl FnOnce(&mut Rng) -> Draw) -> Result<u64, String> {
     let Draw { size, link, k, l, pipeline, disk, silent } = drawn;
     let config = WorldConfig { link, wake: Duration::from_micros(20), trace_tail: 60, ..WorldConfig::default() };
     let mut world = World::new(seed, config);
+    let states = States::default();
     let clock = Clock { start: Time(1_000_000_000_000), drift_ppm: 0 };
     for me in size.replicas() {
         let mut config = Config::new(size, me);
         (config.checkpoint_interval, config.log_window, config.pipeline_max) = (k, l, pipeline);
         config.inline_max = 200;
-        let core = Core {
-            me,
-            size,
-            k,
-            agreement: Agreement::new(config, clock.start).unwrap(),
-            executed: BTreeSet::new(),
-            root: Digest::default(),
-            tentative: None,
-            committed: Vec::new(),
-            roots: Vec::new(),
-            disk,
-            writes: Vec::new(),
+        let host = Host {
+            core: Core::new(config, clock.start, disk, &states),
             frames: BTreeMap::new(),
             replies: Vec::new(),
             addresses: BTreeMap::new(),
+            done: Vec::new(),
         };
         let start = rng.up_to(Duration::from_millis(5));
-        world.add(Peer::Replica(me), clock, start, Party::Core(core));
+        world.add(Peer::Replica(me), clock, start, Party::Core(host));
     }
     for client in 1..=3u64 {
-        let packs = (0..20).map(|t| pack(client, t, if rng.chance(200) { 600 } else { 8 })).collect();
+        let packs =
+            (0..20).map(|t| pack(client, t, RequestKind::Ordered, if rng.chance(200) { 600 } else { 8 })).collect();
         let window = rng.between(1, 6) as usize;
         let asker = Asker { size, id: ClientId(client), packs, next: 0, window, open: BTreeMap::new() };
         let address = Peer::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, client as u16)));
@@ -312,27 +182,21 @@ fn play(seed: u64, draw: impl FnOnce(&mut Rng) -> Draw) -> Result<u64, String> {
             world.silence(HostId(size.n() - 1 - i));
         }
     }
-    let mut agreed = Agreed::default();
+    let mut agreed = Agreement::default();
     loop {
         match world.step() {
             Step::Turned(HostId(i)) if i < size.n() => {
                 let id = ReplicaId(i as u8);
-                let Party::Core(core) = world.machine_mut(HostId(i)) else { unreachable!() };
-                for (n, digest) in std::mem::take(&mut core.committed) {
-                    match digest {
-                        Some(digest) => agreed.committed(id, n, digest).map_err(|d| d.to_string())?,
-                        None => agreed.fetched(id, n),
-                    }
-                }
-                for (n, root) in std::mem::take(&mut core.roots) {
-                    agreed.checkpoint(id, n, root).map_err(|d| d.to_string())?;
+                let Party::Core(host) = world.machine_mut(HostId(i)) else { unreachable!() };
+                for effect in std::mem::take(&mut host.done) {
+                    observe(&mut agreed, id, &effect).map_err(|d| d.to_string())?;
                 }
             }
             Step::Spins(host) => return Err(format!("{host:?} spins")),
             Step::Turned(_) | Step::Quiet | Step::Alarm(_) | Step::Over => {}
         }
         let live = || world.hosts().iter().filter(|h| !h.silent());
-        let cores = || live().filter_map(|h| if let Party::Core(core) = &h.machine { Some(core) } else { None });
+        let cores = || live().filter_map(|h| if let Party::Core(host) = &h.machine { Some(&host.core) } else { None });
         let asked = live().all(|h| match &h.machine {
             Party::Asker(asker) => asker.next == asker.packs.len() && asker.open.is_empty(),
             Party::Core(_) => true,
@@ -363,7 +227,7 @@ fn play(seed: u64, draw: impl FnOnce(&mut Rng) -> Draw) -> Result<u64, String> {
             }
             let frames = |bytes: &Bytes| {
                 Messages::new(bytes.clone())
-                    .map(|m| m.map_or("?".into(), |m| super::describe::message(&m)))
+                    .map(|m| m.map_or("?".into(), |m| describe::message(&m)))
                     .collect::<Vec<_>>()
                     .join(" + ")
             };
@@ -425,7 +289,7 @@ fn kept_seeds() {
     sweep([7179], 1);
 }
 
-/// `CASTRA_SIM_SEEDS=16000 cargo test core_tests::long_search -- --ignored`
+/// `CASTRA_SIM_SEEDS=16000 cargo test lossy::long_search -- --ignored`
 #[test]
 #[ignore = "a longer search"]
 fn long_search() {
