@@ -5,3 +5,4 @@ mod core;
 mod lossy;
 mod scenarios;
 mod script;
+mod twins;
