@@ -150,10 +150,10 @@ impl Agreement {
 
     /// Starts, moves on or stops the view timer.
     pub(in crate::protocol) fn arm_view_timer(&mut self) {
-        // A primary does not suspect itself; in a pending view the new-view timer runs (P29). What is being fetched
-        // holds execution up, not the primary.
-        let normal = self.mode == Mode::Normal && !self.transfer_moves();
-        let runs = normal && !self.views.pending && !self.is_primary();
+        // In a pending view the new-view timer runs (P29). What is being fetched holds execution up, not the primary.
+        // A primary leaves its own view too: it may be the last whose company others wait for (P30), while those who
+        // have executed wait for nothing.
+        let runs = self.mode == Mode::Normal && !self.transfer_moves() && !self.views.pending;
         let key = if runs { self.oldest() } else { None };
         if key == self.oldest.key {
             return;

@@ -679,7 +679,7 @@ fn number(word: &str) -> Result<u64, String> {
 }
 
 fn duration(word: &str) -> Result<Duration, String> {
-    let micros = word.strip_suffix("us").map(|us| number(us));
+    let micros = word.strip_suffix("us").map(number);
     let millis = word.strip_suffix("ms").map(|ms| number(ms).map(|ms| ms * 1_000));
     micros.or(millis).unwrap_or(Err(format!("{word} is neither …ms nor …us"))).map(Duration::from_micros)
 }
