@@ -670,6 +670,8 @@ fn kind(message: &Message) -> &'static str {
         Message::ViewChange(_) => "view-change",
         Message::NewView(_) => "new-view",
         Message::FetchViewChange(_) => "fetch-view-change",
+        Message::QueryStable(_) => "query-stable",
+        Message::StableAnswer(_) => "stable-answer",
         _ => "other",
     }
 }
