@@ -58,6 +58,11 @@ impl Agreement {
         self.says(What::Batch, replica, n, digest)
     }
 
+    /// `replica` started again, with the initial state.
+    pub fn restarted(&mut self, replica: ReplicaId) {
+        self.committed.insert(replica, SeqNum(0));
+    }
+
     /// `replica` fetched the state at `n` from others, and goes on from there (P39).
     pub fn fetched(&mut self, replica: ReplicaId, n: SeqNum) {
         self.committed.insert(replica, n);

@@ -6,7 +6,7 @@ use super::network::Link;
 use super::rng::Rng;
 use super::world::WorldConfig;
 use crate::auth::AuthMode;
-use crate::types::{ClusterSize, ReplicaId};
+use crate::types::{ClusterSize, ReplicaId, ReplicaSet};
 
 /// Something that happens to the cluster at a planned time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -17,10 +17,33 @@ pub enum Fault {
     Silence(ReplicaId),
     /// Nothing passes between the two replicas, in the first one's sending direction only.
     Cut(ReplicaId, ReplicaId),
+    /// Two sets that do not hear each other: these replicas, and the others.
+    Partition(ReplicaSet),
+    /// A one-way partition: the others do not hear these replicas.
+    Mute(ReplicaSet),
+    /// Nothing passes between the replica and anybody, clients included.
+    Isolate(ReplicaId),
     /// All cut links pass again.
     Mend,
+    /// The replica crashes, and starts again so much later: as another boot that has forgotten everything (P42). It
+    /// waits until there is room for it in the fault budget (P50); if there is none before [`Config::faults_within`],
+    /// it does not happen.
+    Restart(ReplicaId, Duration),
+    /// The replica's clock gains so much at once.
+    Step(ReplicaId, Duration),
+    /// The replica's clock gains or loses so many parts per million from now on.
+    Drift(ReplicaId, i32),
     /// The network loses, doubles, reorders and damages nothing from now on.
     Calm,
+}
+
+/// What a simulation is to show.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Goal {
+    /// Everything completes, and all live replicas come to agree on all of it, however much went wrong before.
+    Liveness,
+    /// Nothing wrong is ever done; the faults go on to the end, and nothing has to complete.
+    Safety,
 }
 
 /// The shape of one simulation. With its seed it decides everything that happens.
@@ -38,6 +61,9 @@ pub struct Config {
     pub window: u64,
     /// Operations that each client submits.
     pub operations: u64,
+    /// Clients go on, each up to [`OPERATIONS_MAX`] operations, until so many protocol events have happened: datagrams
+    /// handled and timers gone off.
+    pub events: u64,
     /// Clients wait up to this long between operations.
     pub think: Duration,
     /// The network and the hosts.
@@ -60,12 +86,19 @@ pub struct Config {
     pub commit_delay: Duration,
     /// What goes wrong, and when, besides what the links do by chance.
     pub faults: Vec<(Duration, Fault)>,
+    /// A [`Fault::Restart`] that found no room in the fault budget by then does not happen.
+    pub faults_within: Duration,
+    /// What it is to show.
+    pub goal: Goal,
     /// Everything must have completed, and all live replicas agree on all of it, by this virtual time.
     pub complete_within: Duration,
     /// Compare the service's replies and states after every operation on every replica: finds the first one at which
     /// two replicas differ. Costs a hash of the whole state for each operation.
     pub watch: bool,
 }
+
+/// The most operations of a client whose number follows from [`Config::events`].
+pub const OPERATIONS_MAX: u64 = 900;
 
 impl Config {
     /// Four replicas, three clients, and a network in which nothing goes wrong.
@@ -77,6 +110,7 @@ impl Config {
             sessions: 1,
             window: 4,
             operations: 20,
+            events: 0,
             think: Duration::ZERO,
             world: WorldConfig { link: Link { mtu: 1_452, ..Link::CLEAN }, ..WorldConfig::default() },
             start_within: Duration::ZERO,
@@ -88,6 +122,8 @@ impl Config {
             inline_max: 8 * 1024,
             commit_delay: Duration::from_micros(200),
             faults: Vec::new(),
+            faults_within: Duration::from_secs(5),
+            goal: Goal::Liveness,
             complete_within: Duration::from_secs(60),
             watch: false,
         }

@@ -7,6 +7,7 @@ use super::agreement::Disagreement;
 use super::config::Config;
 use super::linearizability::{Operation, Violation, preview};
 use super::network::NetworkCounters;
+use super::record::Broken;
 use super::watch::Difference;
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 
@@ -27,6 +28,12 @@ pub struct Report {
     pub transfers: u64,
     /// Turns, arrivals and losses.
     pub events: u64,
+    /// Datagrams handled and timers gone off.
+    pub handled: u64,
+    /// Views that replicas left, all together.
+    pub view_changes: u64,
+    /// Replicas that crashed and started again.
+    pub restarts: u64,
     /// Equal for two runs that are equal in every event and byte.
     pub trace: Digest,
     /// What the network did.
@@ -59,6 +66,17 @@ pub enum Wrong {
         /// Who waits for what.
         state: Vec<String>,
     },
+    /// A correct replica said what it may not say.
+    Broke(ReplicaId, Broken),
+    /// A correct replica holds something against a correct one.
+    Accused {
+        /// Who.
+        by: ReplicaId,
+        /// Whom.
+        whom: ReplicaId,
+        /// Of what.
+        of: &'static str,
+    },
     /// A machine asks for turns for ever and does nothing in them.
     Spins(String),
     /// A replica stopped: its service panicked.
@@ -80,6 +98,8 @@ impl fmt::Display for Wrong {
             }
             Wrong::Unanswered { client, outcome } => write!(f, "an operation of client {client} ended in {outcome}"),
             Wrong::Stuck { state } => write!(f, "not everything completed in time:\n    {}", state.join("\n    ")),
+            Wrong::Broke(replica, broken) => write!(f, "{replica} {broken}"),
+            Wrong::Accused { by, whom, of } => write!(f, "{by} caught {whom} at {of}, and both are correct"),
             Wrong::Spins(who) => write!(f, "{who} asks for turns for ever and does nothing in them"),
             Wrong::Stopped(replica, why) => write!(f, "{replica} stopped: {why}"),
             Wrong::Bound(which) => write!(f, "a bound was exceeded: {which}"),

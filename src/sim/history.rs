@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::linearizability::{Moment, Operation, Placed};
-use crate::types::ClientId;
+use crate::types::{ClientId, Position};
 
 /// An operation that has begun.
 #[derive(Clone, Debug)]
@@ -47,6 +47,20 @@ impl History {
         &self.done
     }
 
+    /// What completed, what was never answered but took effect according to `place`, and nothing else: what was never
+    /// answered is asked for in the order in which it began.
+    pub fn with_effects(&self, mut place: impl FnMut(&Begun) -> Option<Position>) -> Vec<Operation> {
+        let mut all = self.done.clone();
+        for begun in self.begun.values() {
+            if let Some(position) = place(begun) {
+                let Begun { client, op, invoked } = begun.clone();
+                let (completed, placed, result) = (Moment::NEVER, Placed::At(position), Bytes::new());
+                all.push(Operation { client, op, invoked, completed, placed, result });
+            }
+        }
+        all
+    }
+
     /// What did not, yet.
     pub fn pending(&self) -> impl Iterator<Item = &Begun> {
         self.begun.values()
@@ -71,6 +85,17 @@ mod tests {
         assert_eq!(history.pending().count(), 1);
         history.complete(b, Placed::Unordered, Bytes::new());
         assert!(history.done()[0].completed < history.done()[1].invoked);
+    }
+
+    #[test]
+    fn what_was_never_answered_counts_if_it_took_effect() {
+        let mut history = History::default();
+        history.invoke(ClientId(1), Bytes::from_static(b"a"));
+        history.invoke(ClientId(1), Bytes::from_static(b"b"));
+        let at = Position(7);
+        let all = history.with_effects(|begun| (begun.op == "b").then_some(at));
+        assert_eq!(all.len(), 1);
+        assert_eq!((&all[0].op[..], all[0].placed, all[0].completed), (&b"b"[..], Placed::At(at), Moment::NEVER));
     }
 
     #[test]

@@ -125,6 +125,11 @@ impl Network {
         self.cut.insert((from, to));
     }
 
+    /// The link passes again.
+    pub fn join(&mut self, from: HostId, to: HostId) {
+        self.cut.remove(&(from, to));
+    }
+
     /// All links pass again.
     pub fn mend(&mut self) {
         self.cut.clear();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::record::{Broken, Record};
 use super::watch::Watched;
 use crate::client::{Endpoint, RequestId, Session};
 use crate::execution::Service;
@@ -11,21 +12,39 @@ use crate::types::{ClientId, Time};
 
 /// One host's machine.
 pub(super) enum Party<S: Service> {
-    Replica(Box<Replica<Watched<S>>>),
+    Replica(Box<Correct<S>>),
     Client(Box<Client>),
+}
+
+/// A replica that does what the protocol says, and a record of what it says.
+pub(super) struct Correct<S: Service> {
+    pub replica: Replica<Watched<S>>,
+    pub record: Record,
+    /// The first thing that it said and may not say.
+    pub broken: Option<Broken>,
+}
+
+impl<S: Service> Correct<S> {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
+        let before = outbox.len();
+        self.replica.turn(now, inbox, outbox);
+        if let Err(broken) = self.record.read(&outbox[before..]) {
+            self.broken.get_or_insert(broken);
+        }
+    }
 }
 
 impl<S: Service> Machine for Party<S> {
     fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
         match self {
-            Party::Replica(replica) => replica.turn(now, inbox, outbox),
+            Party::Replica(correct) => correct.turn(now, inbox, outbox),
             Party::Client(client) => client.endpoint.turn(now, inbox, outbox),
         }
     }
 
     fn deadline(&self) -> Time {
         match self {
-            Party::Replica(replica) => replica.deadline(),
+            Party::Replica(correct) => correct.replica.deadline(),
             Party::Client(client) => client.endpoint.deadline(),
         }
     }

@@ -32,6 +32,18 @@ impl Clock {
         Time((i128::from(self.start.0) + i128::from(now.0) + gained) as u64)
     }
 
+    /// The clock as it is after it gained `by` at once at virtual time `now`, and runs by `drift_ppm` from there.
+    /// Clocks of hosts never go back.
+    pub fn changed(self, now: Time, by: Duration, drift_ppm: i32) -> Clock {
+        let gained = i128::from(now.0) * i128::from(drift_ppm) / 1_000_000;
+        let start = i128::from((self.at(now) + by).0) - i128::from(now.0) - gained;
+        let mut clock = Clock { start: Time(start as u64), drift_ppm };
+        while clock.at(now) < self.at(now) + by {
+            clock.start.0 += 1;
+        }
+        clock
+    }
+
     /// The first virtual time at which the clock shows `local` or later.
     pub fn when(self, local: Time) -> Time {
         if local == Time::NEVER {
@@ -163,6 +175,7 @@ pub struct World<M> {
     network: Network,
     rng: Rng,
     trace: Trace,
+    handled: u64,
     outbox: Vec<Outgoing>,
 }
 
@@ -179,6 +192,7 @@ impl<M: Machine> World<M> {
             network: Network::new(config.link, Rng::stream(seed, 1)),
             rng: Rng::stream(seed, 2),
             trace: Trace::new(config.trace_tail),
+            handled: 0,
             outbox: Vec::new(),
         }
     }
@@ -266,6 +280,26 @@ impl<M: Machine> World<M> {
         host.turn = None;
     }
 
+    /// A host that fell silent is back, with another machine in its place. What was sent to it meanwhile is lost.
+    pub fn revive(&mut self, id: HostId, machine: M) {
+        let host = &mut self.hosts[id.0];
+        host.machine = machine;
+        (host.silent, host.idle_turns, host.paused_until) = (false, 0, self.now);
+        self.schedule_turn(id, self.now);
+    }
+
+    /// The host's clock gains `by` at once, and `drift_ppm` from now on.
+    pub fn change_clock(&mut self, id: HostId, by: Duration, drift_ppm: i32) {
+        let host = &mut self.hosts[id.0];
+        host.clock = host.clock.changed(self.now, by, drift_ppm);
+        self.schedule_turn(id, self.now);
+    }
+
+    /// Datagrams handled and timers gone off, on all hosts.
+    pub fn handled(&self) -> u64 {
+        self.handled
+    }
+
     /// The host has a turn soon, because something outside of it changed what it has to do.
     pub fn wake(&mut self, id: HostId) {
         self.schedule_turn(id, self.now);
@@ -336,6 +370,7 @@ impl<M: Machine> World<M> {
         }
         let received = host.inbox.len();
         host.inbox_bytes = 0;
+        self.handled += received.max(1) as u64;
         let mut outbox = std::mem::take(&mut self.outbox);
         host.machine.turn(host.clock.at(self.now), &mut host.inbox, &mut outbox);
         assert!(host.inbox.is_empty(), "a turn handles its whole inbox");
@@ -556,6 +591,13 @@ mod tests {
                 assert!(clock.at(when) >= shown && when <= Time(now), "{drift_ppm} {now}");
                 assert!(when == Time(0) || clock.at(Time(when.0 - 1)) < shown);
             }
+        }
+        let now = Time(77_123_456_789);
+        for (by, drift_ppm) in [(0, 300), (0, -10_000), (1_000_000_007, -200), (3, 0)] {
+            let before = Clock { start: Time(1_700_000_000_000_000_000), drift_ppm: 199 };
+            let clock = before.changed(now, Duration::from_nanos(by), drift_ppm);
+            assert!(clock.at(now).0.abs_diff(before.at(now).0 + by) <= 1 && clock.at(now).0 >= before.at(now).0 + by);
+            assert_eq!(clock.drift_ppm, drift_ppm);
         }
         assert_eq!(CLOCK.when(Time(5)), Time(0), "before the start is at once");
         assert_eq!(CLOCK.when(Time::NEVER), Time::NEVER);
