@@ -60,6 +60,7 @@ fn every_verb_has_help_with_an_example() {
         "kv export",
         "bench load",
         "bench failover",
+        "sim",
         "demo",
     ] {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
@@ -328,4 +329,24 @@ fn a_closed_pipe_is_no_panic() {
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     assert_eq!(text, "0", "{output:?}");
     assert!(!String::from_utf8_lossy(&output.stderr).contains("panicked"));
+}
+
+#[test]
+fn seeds_are_played_and_counted() {
+    expect(&castra(&["sim", "--seeds", "3..6", "--events", "300"]), 0, &["3 seeds", "none failed", "a minute"]);
+    let json = expect(&castra(&["sim", "--seed", "5", "--faults", "byzantine", "--events", "300", "--json"]), 0, &[]);
+    let told: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&told["played"], &told["f"], &told["failures"]), (&1.into(), &1.into(), &serde_json::json!([])));
+    assert!(told["events"].as_u64().unwrap() >= 300, "{told}");
+    let seven = ["sim", "--seed", "1", "--f", "2", "--faults", "network", "--events", "200"];
+    expect(&castra(&seven), 0, &["1 seed,", "7 replicas", "none failed"]);
+}
+
+#[test]
+fn wrong_seeds_are_status_2() {
+    expect(&castra(&["sim", "--seeds", "5..5"]), 2, &["5..5", "A..B"]);
+    expect(&castra(&["sim", "--seeds", "many"]), 2, &["many", "A..B"]);
+    expect(&castra(&["sim", "--seed", "1", "--seeds", "1..2"]), 2, &["--seed"]);
+    expect(&castra(&["sim", "--seed", "1", "--f", "3"]), 2, &["3"]);
+    expect(&castra(&["sim", "--seed", "1", "--faults", "none"]), 2, &["none", "byzantine"]);
 }

@@ -53,6 +53,11 @@ impl Signer {
         Ok(Signer { me, boot, size, identity: identity.clone(), keys, replicas: replicas.into() })
     }
 
+    /// Who signs.
+    pub fn me(&self) -> ReplicaId {
+        self.me
+    }
+
     fn checkpoint_statement(&self, c: &SignedCheckpoint) -> [u8; STATEMENT] {
         let parts: [&[u8]; 4] = [&c.n.0.to_le_bytes(), &c.root.0, &[c.replica.0], &c.boot.to_le_bytes()];
         statement(&self.keys, Domain::Checkpoint, &Digest::of(Domain::Checkpoint, &parts))

@@ -204,6 +204,8 @@ pub enum Error {
     OutputClosed,
     /// SIGINT or SIGTERM came; what was under way ended cleanly.
     Interrupted,
+    /// It failed, and its report says how.
+    Reported,
 }
 
 impl Error {
@@ -230,7 +232,7 @@ impl Error {
             Error::Stopped { .. } => "E025",
             Error::System { .. } => "E026",
             Error::Usage(_) => "usage",
-            Error::OutputClosed | Error::Interrupted => "",
+            Error::OutputClosed | Error::Interrupted | Error::Reported => "",
         }
     }
 
@@ -245,6 +247,7 @@ impl Error {
             | Error::Usage(_) => 2,
             Error::OutputClosed => 0,
             Error::Interrupted => 130,
+            Error::Reported => 1,
             Error::LockedMemory { .. }
             | Error::UringRefused(_)
             | Error::PortInUse { .. }
@@ -367,6 +370,7 @@ impl Error {
             Error::Usage(text) => text.clone(),
             Error::OutputClosed => "the reader of standard output went away".into(),
             Error::Interrupted => "interrupted".into(),
+            Error::Reported => "it failed, as reported".into(),
         }
     }
 
@@ -442,7 +446,8 @@ impl Error {
             | Error::System { .. }
             | Error::Usage(_)
             | Error::OutputClosed
-            | Error::Interrupted => return None,
+            | Error::Interrupted
+            | Error::Reported => return None,
         })
     }
 
@@ -524,7 +529,7 @@ impl Error {
             | Error::Refused { mend, .. } => mend.clone(),
             Error::BadLines { .. } => "mend those lines and import the file again: pairs that are there are stored again, unchanged".into(),
             Error::Usage(_) => "castra --help, or castra VERB --help for an example".into(),
-            Error::System { .. } | Error::OutputClosed | Error::Interrupted => String::new(),
+            Error::System { .. } | Error::OutputClosed | Error::Interrupted | Error::Reported => String::new(),
         };
         text.lines().map(str::to_owned).collect()
     }

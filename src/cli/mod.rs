@@ -19,6 +19,7 @@ mod nearest;
 mod output;
 mod processes;
 mod replica;
+mod sim;
 mod status;
 mod updown;
 
@@ -56,6 +57,8 @@ enum Verb {
     Replica(replica::ReplicaArgs),
     /// Use the replicated key-value store
     Kv(kv::Kv),
+    /// Break a simulated cluster, seed by seed
+    Sim(sim::SimArgs),
     /// Measure
     #[command(subcommand)]
     Bench(BenchVerb),
@@ -111,7 +114,7 @@ pub fn main() -> ExitCode {
     match run(castra.verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            if !matches!(error, Error::OutputClosed | Error::Interrupted) {
+            if !matches!(error, Error::OutputClosed | Error::Interrupted | Error::Reported) {
                 output::note(&error);
             }
             error.exit_code()
@@ -128,6 +131,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Replica(args) => replica::replica(&args),
         Verb::Kv(args) => kv::run(args),
         Verb::Demo(args) => lab::demo::demo(&args),
+        Verb::Sim(args) => sim::sim(&args),
         Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
         Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::liar::{Liar, Lie};
 use super::network::Link;
 use super::rng::Rng;
 use super::world::WorldConfig;
@@ -23,6 +24,8 @@ pub enum Fault {
     Mute(ReplicaSet),
     /// Nothing passes between the replica and anybody, clients included.
     Isolate(ReplicaId),
+    /// Of [twins](Liar::twin), one talks with these replicas only, and the other with the rest only.
+    Divide(ReplicaId, ReplicaSet),
     /// All cut links pass again.
     Mend,
     /// The replica crashes, and starts again so much later: as another boot that has forgotten everything (P42). It
@@ -86,6 +89,8 @@ pub struct Config {
     pub commit_delay: Duration,
     /// What goes wrong, and when, besides what the links do by chance.
     pub faults: Vec<(Duration, Fault)>,
+    /// Replicas that lie: at most f, with the silent ones.
+    pub liars: Vec<Liar>,
     /// A [`Fault::Restart`] that found no room in the fault budget by then does not happen.
     pub faults_within: Duration,
     /// What it is to show.
@@ -98,7 +103,7 @@ pub struct Config {
 }
 
 /// The most operations of a client whose number follows from [`Config::events`].
-pub const OPERATIONS_MAX: u64 = 900;
+pub const OPERATIONS_MAX: u64 = 20_000;
 
 impl Config {
     /// Four replicas, three clients, and a network in which nothing goes wrong.
@@ -122,6 +127,7 @@ impl Config {
             inline_max: 8 * 1024,
             commit_delay: Duration::from_micros(200),
             faults: Vec::new(),
+            liars: Vec::new(),
             faults_within: Duration::from_secs(5),
             goal: Goal::Liveness,
             complete_within: Duration::from_secs(60),
@@ -192,6 +198,13 @@ impl Config {
             }
         }
         config
+    }
+
+    /// This replica lies in these ways, on every third occasion.
+    pub fn with_liar(mut self, replica: u8, lies: &[Lie]) -> Config {
+        let replica = ReplicaId(replica);
+        self.liars.push(Liar { replica, lies: lies.to_vec(), permille: 333, twin: false });
+        self
     }
 
     /// `f` of the backups never say anything.

@@ -47,6 +47,11 @@ impl Keys {
         Keys { size, mode, replicas, clients }
     }
 
+    /// Of which cluster they are.
+    pub fn size(&self) -> ClusterSize {
+        self.size
+    }
+
     /// Whether they fit.
     pub(super) fn fit(&self, size: ClusterSize, clients: usize, mode: AuthMode) -> bool {
         self.size == size && self.mode == mode && self.clients.len() >= clients

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::liar::Tongue;
 use super::record::{Broken, Record};
 use super::watch::Watched;
 use crate::client::{Endpoint, RequestId, Session};
@@ -13,6 +14,7 @@ use crate::types::{ClientId, Time};
 /// One host's machine.
 pub(super) enum Party<S: Service> {
     Replica(Box<Correct<S>>),
+    Liar(Box<Tongue<S>>),
     Client(Box<Client>),
 }
 
@@ -38,6 +40,7 @@ impl<S: Service> Machine for Party<S> {
     fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
         match self {
             Party::Replica(correct) => correct.turn(now, inbox, outbox),
+            Party::Liar(liar) => liar.turn(now, inbox, outbox),
             Party::Client(client) => client.endpoint.turn(now, inbox, outbox),
         }
     }
@@ -45,6 +48,7 @@ impl<S: Service> Machine for Party<S> {
     fn deadline(&self) -> Time {
         match self {
             Party::Replica(correct) => correct.replica.deadline(),
+            Party::Liar(liar) => liar.deadline(),
             Party::Client(client) => client.endpoint.deadline(),
         }
     }

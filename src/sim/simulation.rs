@@ -11,6 +11,7 @@ use super::describe::describe;
 use super::failure::{Failure, Report, Wrong};
 use super::history::History;
 use super::keys::Keys;
+use super::liar::{Liar, Tongue};
 use super::linearizability::{self, Model, Operation, Placed, Violation};
 use super::model::ServiceModel;
 use super::party::{Client, Correct, Party};
@@ -22,6 +23,7 @@ use super::world::{Clock, HostId, Step, World};
 use crate::auth::Keyring;
 use crate::client::{Completion, Endpoint, EndpointConfig};
 use crate::execution::Service;
+use crate::limits;
 use crate::protocol;
 use crate::replica::{Fed, Replica, ReplicaConfig};
 use crate::transport::Peer;
@@ -72,6 +74,8 @@ pub struct Simulation<S: Service> {
     replicas: Vec<HostId>,
     /// Hosts of the clients, by index.
     clients: Vec<HostId>,
+    /// Hosts of the second ones of twins.
+    twins: BTreeMap<ReplicaId, HostId>,
     workload: Box<dyn Workload>,
     workload_rng: Rng,
     model: Box<dyn Model>,
@@ -130,13 +134,18 @@ impl<S: Service> Simulation<S> {
 
         let mut replicas = Vec::new();
         for id in config.size.replicas() {
-            let watched = Watched { inner: service(), replica: id, watch: watch.clone() };
             let (clock, start) = (clock(&mut rng), rng.up_to(config.start_within));
-            let replica =
-                Replica::new(replica_config(&config, id, seed), keyring(keys, id, 1, seed), watched, clock.start)
-                    .unwrap_or_else(|refused| panic!("{id}: {refused}"));
-            let correct = Correct { replica, record: Record::new(id), broken: None };
-            replicas.push(world.add(Peer::Replica(id), clock, start, Party::Replica(Box::new(correct))));
+            let party = match config.liars.iter().find(|liar| liar.replica == id) {
+                Some(liar) => lying(&config, keys, seed, liar, service(), clock.start),
+                None => {
+                    let watched = Watched { inner: service(), replica: id, watch: watch.clone() };
+                    let (config, keys) = (replica_config(&config, id, seed), keyring(keys, id, 1, seed));
+                    let replica = Replica::new(config, keys, watched, clock.start);
+                    let replica = replica.unwrap_or_else(|refused| panic!("{id}: {refused}"));
+                    Party::Replica(Box::new(Correct { replica, record: Record::new(id), broken: None }))
+                }
+            };
+            replicas.push(world.add(Peer::Replica(id), clock, start, party));
         }
         let mut clients = Vec::new();
         for index in 0..config.clients {
@@ -149,6 +158,12 @@ impl<S: Service> Simulation<S> {
             let address = SocketAddr::from((Ipv4Addr::new(10, 0, 0, index as u8 + 1), 1_000));
             let (clock, start) = (clock(&mut rng), rng.up_to(config.start_within));
             clients.push(world.add(Peer::Address(address), clock, start, Party::Client(Box::new(client))));
+        }
+        let mut twins = BTreeMap::new();
+        for liar in config.liars.iter().filter(|liar| liar.twin) {
+            let (clock, start) = (clock(&mut rng), rng.up_to(config.start_within));
+            let party = lying(&config, keys, !seed, liar, service(), clock.start);
+            twins.insert(liar.replica, world.add(Peer::Replica(liar.replica), clock, start, party));
         }
         for (i, (at, _)) in config.faults.iter().enumerate() {
             world.alarm(Time(0) + *at, FAULTS + i as u64);
@@ -167,6 +182,7 @@ impl<S: Service> Simulation<S> {
             boots: vec![1; replicas.len()],
             replicas,
             clients,
+            twins,
             workload: Box::new(workload),
             workload_rng: Rng::stream(seed, 4),
             agreement: Agreement::default(),
@@ -212,7 +228,8 @@ impl<S: Service> Simulation<S> {
         };
         let name = |host: HostId| match host.0.checked_sub(self.replicas.len()) {
             None => format!("r{}", host.0),
-            Some(client) => format!("c{client}"),
+            Some(client) if client < self.clients.len() => format!("c{client}"),
+            Some(_) => "twin".to_owned(),
         };
         Err(Box::new(Failure {
             seed: self.seed,
@@ -256,14 +273,16 @@ impl<S: Service> Simulation<S> {
     fn after_turn(&mut self, host: HostId) -> Result<(), Wrong> {
         match host.0.checked_sub(self.replicas.len()) {
             None => self.listen(ReplicaId(host.0 as u8)),
-            Some(client) => self.converse(client),
+            Some(client) if client < self.clients.len() => self.converse(client),
+            Some(_) => Ok(()),
         }
     }
 
     /// Takes what the replica committed.
     fn listen(&mut self, id: ReplicaId) -> Result<(), Wrong> {
         let Party::Replica(correct) = self.world.machine_mut(self.replicas[usize::from(id.0)]) else {
-            unreachable!("replicas are replicas")
+            // Nobody asks a liar.
+            return Ok(());
         };
         if let Some(broken) = correct.broken.take() {
             return Err(Wrong::Broke(id, broken));
@@ -398,6 +417,15 @@ impl<S: Service> Simulation<S> {
                     self.world.network_mut().cut(client, host);
                 }
             }
+            Fault::Divide(id, side) => {
+                let Some(&twin) = self.twins.get(&id) else { return };
+                for other in self.config.size.others(id) {
+                    let lonely = if side.contains(other) { twin } else { self.host(id) };
+                    let other = self.host(other);
+                    self.world.network_mut().cut(lonely, other);
+                    self.world.network_mut().cut(other, lonely);
+                }
+            }
             Fault::Mend => self.world.network_mut().mend(),
             Fault::Calm => {
                 let link = self.world.network().link().calm();
@@ -422,7 +450,7 @@ impl<S: Service> Simulation<S> {
         }
     }
 
-    /// Who counts against f at this moment (P50): silent, recovering or diverged.
+    /// Who counts against f at this moment (P50): silent, lying, recovering or diverged.
     fn impaired(&self) -> ReplicaSet {
         let is_impaired = |id: &ReplicaId| {
             let host = &self.world.hosts()[self.host(*id).0];
@@ -430,6 +458,7 @@ impl<S: Service> Simulation<S> {
                 Party::Replica(correct) => {
                     host.silent() || correct.replica.agreement().mode() != protocol::Mode::Normal
                 }
+                Party::Liar(_) => true,
                 Party::Client(_) => unreachable!("replicas are replicas"),
             }
         };
@@ -478,9 +507,13 @@ impl<S: Service> Simulation<S> {
             let host = &self.world.hosts()[host.0];
             match &host.machine {
                 Party::Replica(correct) if !host.silent() => Some((ReplicaId(i as u8), &correct.replica)),
-                Party::Replica(_) | Party::Client(_) => None,
+                Party::Replica(_) | Party::Liar(_) | Party::Client(_) => None,
             }
         })
+    }
+
+    fn lies(&self, id: ReplicaId) -> bool {
+        self.config.liars.iter().any(|liar| liar.replica == id)
     }
 
     fn client(&self, index: usize) -> &Client {
@@ -506,9 +539,8 @@ impl<S: Service> Simulation<S> {
             if status.waiting > waiting_max {
                 return Err(Wrong::Bound(format!("{} requests wait at {id}", status.waiting)));
             }
-            if let Some((peer, (of, _))) =
-                status.peers.iter().find_map(|peer| peer.misdeeds.first().map(|misdeed| (peer, misdeed)))
-            {
+            let mut peers = status.peers.iter().filter(|peer| !self.lies(peer.id));
+            if let Some((peer, (of, _))) = peers.find_map(|peer| peer.misdeeds.first().map(|misdeed| (peer, misdeed))) {
                 return Err(Wrong::Accused { by: id, whom: peer.id, of });
             }
             roots.extend(status.checkpoints.into_iter().map(|(n, root)| (id, n, root)));
@@ -633,6 +665,22 @@ fn keyring(keys: &Keys, id: ReplicaId, boot: u64, seed: u64) -> Keyring {
     let mut secret = [0; 32];
     Rng::stream(seed, 256 * boot + u64::from(id.0)).fill(&mut secret);
     keys.replica(id, boot, secret)
+}
+
+/// A replica that lies; `seed` makes twins differ in what is their own.
+fn lying<S: Service>(config: &Config, keys: &Keys, seed: u64, liar: &Liar, service: S, now: Time) -> Party<S> {
+    let id = liar.replica;
+    // Twins share their keys.
+    let keys = keyring(keys, id, 1, u64::from(id.0));
+    let mut of_replica = replica_config(config, id, seed);
+    of_replica.trace = false;
+    if !liar.lies.is_empty() {
+        of_replica.network.datagram_max = limits::DATAGRAM_MAX;
+    }
+    let watched = Watched { inner: service, replica: id, watch: None };
+    let honest = Replica::new(of_replica, keys.clone(), watched, now).unwrap_or_else(|why| panic!("{id}: {why}"));
+    let rng = Rng::stream(seed, 512 + u64::from(id.0));
+    Party::Liar(Box::new(Tongue::new(liar, honest, keys, config.datagram_max(), rng)))
 }
 
 fn replica_config(config: &Config, id: ReplicaId, seed: u64) -> ReplicaConfig {

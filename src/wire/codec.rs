@@ -191,7 +191,7 @@ impl Write for BytesMut {
 }
 
 /// The type of the frame that carries `message`.
-pub(super) fn frame_type_of(message: &Message) -> u8 {
+pub fn frame_type_of(message: &Message) -> u8 {
     match message {
         Message::PrePrepare(_) => frame_type::PRE_PREPARE,
         Message::Prepare(_) => frame_type::PREPARE,

@@ -1,0 +1,97 @@
+//! Lies about oneself: results for clients, and STATUS for replicas.
+
+use super::Practice;
+use super::craft::Craft;
+use crate::types::{Position, ReplicaId, SeqNum, View};
+use crate::wire::{Message, Outcome, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult};
+
+/// Wrong results.
+pub(super) struct Replies;
+
+impl Practice for Replies {
+    fn reply(&mut self, craft: &mut Craft<'_>, mut pack: ReplyPack) -> Option<ReplyPack> {
+        if craft.lies() && craft.rng.chance(200) {
+            pack.view = View(craft.number(pack.view.0));
+        }
+        for entry in &mut pack.replies {
+            if craft.lies() {
+                falsify(craft, entry);
+            }
+        }
+        Some(pack)
+    }
+}
+
+fn falsify(craft: &mut Craft<'_>, entry: &mut ReplyEntry) {
+    match craft.rng.below(8) {
+        0 => entry.position = Position(craft.number(entry.position.0)),
+        1 => entry.t = craft.number(entry.t),
+        2 => {
+            entry.kind = *craft.rng.pick(&[ReplyKind::ReadOnly, ReplyKind::Tentative, ReplyKind::Committed]);
+        }
+        3 => entry.result = ReplyResult::Digest(craft.digest(entry.result.digest())),
+        4 => {
+            entry.result = ReplyResult::Full(match craft.rng.below(4) {
+                0 => Outcome::Gone,
+                1 => Outcome::NoSession,
+                2 => Outcome::Refused(Refusal::Counter { last: craft.number(3) }),
+                _ => Outcome::Done(bytes::Bytes::new()),
+            });
+        }
+        _ => {
+            let mut result = match &entry.result {
+                ReplyResult::Full(Outcome::Done(result)) => result.to_vec(),
+                ReplyResult::Full(Outcome::Gone | Outcome::NoSession | Outcome::Refused(_))
+                | ReplyResult::Digest(_) => Vec::new(),
+            };
+            match result.len() {
+                0 => result.push(7),
+                len => result[craft.rng.index(len)] ^= 1 << craft.rng.below(8),
+            }
+            entry.result = ReplyResult::Full(Outcome::Done(result.into()));
+        }
+    }
+}
+
+/// A STATUS that is not true: to be sent what is not missing, or to have others wait, drop and fetch.
+pub(super) struct Status;
+
+impl Practice for Status {
+    fn tell(&mut self, craft: &mut Craft<'_>, _to: ReplicaId, message: Message, said: &mut Vec<Message>) {
+        match message {
+            Message::Status(mut status) if craft.lies() => {
+                misstate(craft, &mut status);
+                said.push(Message::Status(status));
+            }
+            other => said.push(other),
+        }
+    }
+}
+
+pub(super) fn misstate(craft: &mut Craft<'_>, status: &mut crate::wire::Status) {
+    match craft.rng.below(10) {
+        0 => status.view = View(craft.number(status.view.0)),
+        1 => status.stable = SeqNum(craft.number(status.stable.0)),
+        2 => status.executed = SeqNum(craft.number(status.executed.0)),
+        3 => {
+            let ahead = craft.rng.below(1_000);
+            for n in [&mut status.stable, &mut status.executed] {
+                n.0 = n.0.saturating_add(ahead);
+            }
+        }
+        4 => (status.stable, status.executed) = (SeqNum(0), SeqNum(0)),
+        5 => status.forgetful = !status.forgetful,
+        6 => status.pending = !status.pending,
+        7 => {
+            status.wants = true;
+            status.prepared.clear();
+            status.committed.clear();
+        }
+        8 => {
+            for word in status.prepared.iter_mut().chain(&mut status.committed) {
+                *word = craft.rng.next_u64();
+            }
+        }
+        _ => status.nonce = craft.number(status.nonce),
+    }
+}

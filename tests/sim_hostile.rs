@@ -1,0 +1,82 @@
+//! Everything at once, drawn by the seed: networks, crashes, liars, within the fault budget (P50).
+
+mod sim_harness;
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use castra::auth::AuthMode;
+use castra::sim::{Faults, Keys, hostile};
+use castra::types::ClusterSize;
+use sim_harness::sweep;
+
+/// Protocol events of each seed, at least.
+const EVENTS: u64 = 2_000;
+
+fn keys(f: usize) -> Keys {
+    Keys::new(ClusterSize::tolerating(f).unwrap(), 4, AuthMode::Mac)
+}
+
+fn all(test: &str, f: usize, faults: Faults, seeds: std::ops::Range<u64>, kept: &[u64]) {
+    let keys = keys(f);
+    sweep(test, seeds, kept, |seed| {
+        let report = hostile(seed, &keys, faults, EVENTS).run()?;
+        assert!(report.handled >= EVENTS, "seed {seed}: {} events", report.handled);
+        Ok(report)
+    });
+}
+
+/// Seeds that once failed under all faults at f = 1, and why.
+const KEPT: &[u64] = &[];
+/// At f = 2.
+const KEPT_OF_SEVEN: &[u64] = &[];
+
+#[test]
+fn hostile_network() {
+    all("hostile_network", 1, Faults::NETWORK, 0..40, &[]);
+}
+
+#[test]
+fn hostile_crashes() {
+    all("hostile_crashes", 1, Faults::CRASH, 0..40, &[]);
+}
+
+#[test]
+fn hostile_liars() {
+    all("hostile_liars", 1, Faults::BYZANTINE, 0..80, &[]);
+}
+
+#[test]
+fn hostile_everything() {
+    all("hostile_everything", 1, Faults::ALL, 0..80, KEPT);
+}
+
+#[test]
+fn hostile_seven_replicas() {
+    all("hostile_seven_replicas", 2, Faults::ALL, 0..30, KEPT_OF_SEVEN);
+}
+
+/// Fresh seeds for `CASTRA_SIM_SECONDS` seconds, from the clock at the edge: every run of it sees other ones.
+#[test]
+fn hostile_fresh_seeds() {
+    let Ok(seconds) = std::env::var("CASTRA_SIM_SECONDS") else { return };
+    let seconds: u64 = seconds.parse().expect("CASTRA_SIM_SECONDS is a number of seconds");
+    let until = Instant::now() + Duration::from_secs(seconds);
+    let first = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() as u64;
+    eprintln!("fresh seeds from {first} on, for {seconds} s");
+    let mut from = first;
+    while Instant::now() < until {
+        all("hostile_everything", 1, Faults::ALL, from..from + 80, &[]);
+        all("hostile_seven_replicas", 2, Faults::ALL, from..from + 16, &[]);
+        from += 80;
+    }
+}
+
+#[test]
+fn a_hostile_seed_plays_the_same_schedule_twice() {
+    let keys = keys(1);
+    for seed in 0..6 {
+        let play = || hostile(seed, &keys, Faults::ALL, EVENTS).run().unwrap_or_else(|f| panic!("{f}"));
+        let (first, second) = (play(), play());
+        assert_eq!((first.trace, first.events), (second.trace, second.events), "seed {seed}");
+    }
+}

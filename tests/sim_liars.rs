@@ -1,0 +1,104 @@
+//! One replica that lies in one way, at f = 1, as a backup and as the primary; f of them at f = 2. Everything completes,
+//! linearizable, and no correct replica is caught at anything (P5, P12, P14, P32, P35, P38, P45, P51).
+
+mod sim_harness;
+
+use std::time::Duration;
+
+use castra::sim::{Config, Fault, Keys, Liar, Lie, Simulation, Tally, TallyModel};
+use castra::types::{ClusterSize, ReplicaId, ReplicaSet};
+use sim_harness::sweep;
+
+fn all(test: &str, seeds: u64, config: impl Fn(u64) -> Config + Sync) {
+    let first = config(0);
+    let keys = Keys::new(first.size, first.clients, first.auth);
+    sweep(test, 0..seeds, &[], |seed| {
+        let config = config(seed);
+        let operations = config.clients * config.operations as usize;
+        let report = Simulation::with_keys(seed, config, &keys, || Tally, Tally::workload(0, 250))
+            .model(TallyModel::default())
+            .run()?;
+        assert_eq!(report.operations, operations, "everything completes");
+        Ok(report)
+    });
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+/// As the primary and as a backup, with a pause of the primary that makes a view change; rarely and always.
+fn one(lie: Lie) {
+    all(&format!("{lie:?}"), 24, |seed| {
+        let replica = ReplicaId((seed % 4) as u8);
+        let permille = [30, 300, 1_000][(seed / 4 % 3) as usize];
+        let liars = vec![Liar { replica, lies: vec![lie], permille, twin: false }];
+        let faults = vec![(ms(150), Fault::Pause(ReplicaId(0), ms(300))), (ms(700), Fault::Calm)];
+        Config { liars, faults, operations: 40, think: ms(15), ..Config::lossy() }
+    });
+}
+
+macro_rules! lies {
+    ($($name:ident: $lie:ident),* $(,)?) => {$(
+        #[test]
+        fn $name() {
+            one(Lie::$lie);
+        }
+    )*};
+}
+
+lies! {
+    p35_an_equivocating_primary: Equivocate,
+    p14_contradictory_votes: Votes,
+    p45_lying_view_changes: ViewChanges,
+    p33_lying_new_views: NewViews,
+    p24_wrong_checkpoints: Checkpoints,
+    p38_wrong_pages: States,
+    p05_wrong_replies: Replies,
+    p37_lying_status: Status,
+    p51_selective_silence: Hush,
+    p26_slowness: Slow,
+    p12_proofs_for_some_only: Garble,
+    p40_replays: Replay,
+    p44_every_field_changed: Mutate,
+}
+
+#[test]
+fn all_lies_together() {
+    all("all_lies_together", 30, |seed| {
+        let lies = |replica| Liar { replica, lies: Lie::ALL.to_vec(), permille: 200, twin: false };
+        let size = ClusterSize::tolerating(2).unwrap();
+        let liars = vec![lies(ReplicaId((seed % 7) as u8)), lies(ReplicaId(((seed + 1 + seed / 7) % 7) as u8))];
+        Config { size, liars, operations: 30, think: ms(10), ..Config::lossy() }
+    });
+}
+
+/// Two honest replicas with one identity, each talking with a part of the others.
+#[test]
+fn p14_twins() {
+    all("p14_twins", 30, |seed| {
+        let replica = ReplicaId((seed % 4) as u8);
+        let liars = vec![Liar { replica, lies: Vec::new(), permille: 0, twin: true }];
+        let side: ReplicaSet = ReplicaSet::from_bits(1 + seed % 14);
+        let faults = vec![
+            (ms(10), Fault::Divide(replica, side)),
+            (ms(300), Fault::Mend),
+            (ms(500), Fault::Divide(replica, ReplicaSet::from_bits(side.bits() >> 1))),
+            (ms(900), Fault::Mend),
+        ];
+        Config { liars, faults, operations: 40, think: ms(20), ..Config::lossy() }
+    });
+}
+
+/// A replica that was cut off fetches the state from peers of whom one sends wrong parts, and names it.
+#[test]
+fn p38_a_transfer_with_a_liar_among_the_peers() {
+    all("p38_a_transfer_with_a_liar", 30, |seed| {
+        let liars = vec![Liar { replica: ReplicaId(1), lies: vec![Lie::States], permille: 700, twin: false }];
+        let mut config =
+            Config { checkpoint_interval: 2, log_window: 4, operations: 120, clients: 4, ..Config::lossy() };
+        config.world.inbox_max = 16 << 10;
+        config.faults = vec![(ms(60 + seed), Fault::Pause(ReplicaId(2), ms(350)))];
+        Config { liars, ..config }
+    });
+}
