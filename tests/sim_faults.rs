@@ -53,6 +53,15 @@ fn p42_the_primary_starts_again_with_its_memory_lost() {
     assert!(restarts == 40 && view_changes >= 120, "{restarts} restarts, {view_changes} view changes");
 }
 
+/// All four, the primary among them, each as soon as the one before has recovered (P50).
+#[test]
+fn p42_replicas_start_again_one_after_the_other() {
+    let restarts = (0..6).map(|i| (ms(100 + 30 * i), Fault::Restart(ReplicaId((i % 4) as u8), ms(20 * i))));
+    let config = Config { operations: 120, think: ms(30), faults_within: ms(60_000), ..busy(restarts.collect()) };
+    let (restarts, _) = all("p42_replicas_start_again_one_after_the_other", 20, &config);
+    assert!(restarts >= 60, "{restarts} restarts");
+}
+
 /// Who is silent counts as one of the f: there is no room for a restart, and none happens (P50).
 #[test]
 fn p50_a_restart_waits_for_room_in_the_fault_budget() {

@@ -140,7 +140,9 @@ impl Record {
             | Message::Answered(_)
             | Message::FetchState(_)
             | Message::State(_)
-            | Message::FetchViewChange(_) => Ok(()),
+            | Message::FetchViewChange(_)
+            | Message::QueryStable(_)
+            | Message::StableAnswer(_) => Ok(()),
         }
     }
 

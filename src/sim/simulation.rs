@@ -450,28 +450,28 @@ impl<S: Service> Simulation<S> {
         }
     }
 
-    /// Who counts against f at this moment (P50): silent, lying, recovering or diverged.
+    /// Who counts against f at this moment (P50): silent now or later, lying,
+    /// recovering or diverged.
     fn impaired(&self) -> ReplicaSet {
         let is_impaired = |id: &ReplicaId| {
             let host = &self.world.hosts()[self.host(*id).0];
             match &host.machine {
                 Party::Replica(correct) => {
-                    host.silent() || correct.replica.agreement().mode() != protocol::Mode::Normal
+                    let agreement = correct.replica.agreement();
+                    host.silent() || agreement.is_recovering() || agreement.mode() != protocol::Mode::Normal
                 }
                 Party::Liar(_) => true,
                 Party::Client(_) => unreachable!("replicas are replicas"),
             }
         };
-        self.config.size.replicas().filter(is_impaired).collect()
+        let will_be_silent = |id: &ReplicaId| self.config.faults.iter().any(|(_, fault)| *fault == Fault::Silence(*id));
+        self.config.size.replicas().filter(|id| is_impaired(id) || will_be_silent(id)).collect()
     }
 
     /// The replica crashes, if there is room for it in the fault budget; else this is tried again.
     fn crash(&mut self, index: usize, id: ReplicaId, down: Duration) {
-        let mut impaired = self.impaired();
-        if impaired.contains(id) || {
-            impaired.insert(id);
-            impaired.len() > self.config.size.f()
-        } {
+        let impaired = self.impaired();
+        if impaired.contains(id) || impaired.len() >= self.config.size.f() {
             if self.world.now() < Time(0) + self.config.faults_within {
                 self.world.alarm(self.world.now() + BUDGET_EVERY, FAULTS + index as u64);
             }
@@ -563,8 +563,8 @@ impl<S: Service> Simulation<S> {
         }
     }
 
-    /// Whether every operation completed, and every live replica that takes part committed the same batches, and knows
-    /// the last checkpoint to be stable.
+    /// Whether every operation completed, and every live replica committed the same batches, takes part, and knows the
+    /// last checkpoint to be stable.
     fn settled(&self) -> bool {
         let done = (0..self.clients.len()).all(|i| {
             let client = self.client(i);
@@ -576,10 +576,10 @@ impl<S: Service> Simulation<S> {
         let last = self.live().map(|(id, _)| self.agreement.last(id)).max().unwrap_or_default();
         let k = self.config.checkpoint_interval;
         let checkpoint = SeqNum(last.0 / k * k);
-        let mut taking_part = self.live().filter(|(_, r)| r.agreement().mode() != protocol::Mode::Forgetful);
-        taking_part.all(|(id, replica)| {
+        self.live().all(|(id, replica)| {
             let status = replica.status();
-            self.agreement.last(id) == last && status.executed == last && status.stable == checkpoint
+            let level = self.agreement.last(id) == last && status.executed == last && status.stable == checkpoint;
+            level && !replica.agreement().is_recovering()
         })
     }
 

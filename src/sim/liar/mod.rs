@@ -46,7 +46,7 @@ pub enum Lie {
     States,
     /// Wrong results, positions, views and finality for clients.
     Replies,
-    /// A STATUS that is not true.
+    /// A STATUS that is not true, and wrong answers to who comes back without memory.
     Status,
     /// Nothing for some receivers, or nothing of some kind, for a while.
     Hush,

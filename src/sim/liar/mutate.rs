@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Practice;
 use super::craft::Craft;
-use super::replies::misstate;
+use super::replies::{misjudge, misstate};
 use super::state::spoil;
 use crate::limits;
 use crate::types::{RegionId, ReplicaId, SeqNum, View};
@@ -71,6 +71,8 @@ fn mutate(craft: &mut Craft<'_>, message: Message) -> Message {
         Message::State(answer) => Message::State(spoil(craft, answer)),
         Message::ViewChange(signed) => Message::ViewChange(view_change(craft, &signed)),
         Message::NewView(signed) => Message::NewView(new_view(craft, &signed)),
+        Message::QueryStable(nonce) => Message::QueryStable(craft.number(nonce)),
+        Message::StableAnswer(answer) => Message::StableAnswer(misjudge(craft, answer)),
         Message::FetchViewChange(w) => Message::FetchViewChange(match craft.rng.below(3) {
             0 => WantedViewChange { view: View(craft.number(w.view.0)), ..w },
             1 => WantedViewChange { replica: replica(craft), ..w },

@@ -3,7 +3,7 @@
 use super::Practice;
 use super::craft::Craft;
 use crate::types::{Position, ReplicaId, SeqNum, View};
-use crate::wire::{Message, Outcome, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult};
+use crate::wire::{Message, Outcome, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult, StableAnswer};
 
 /// Wrong results.
 pub(super) struct Replies;
@@ -53,7 +53,8 @@ fn falsify(craft: &mut Craft<'_>, entry: &mut ReplyEntry) {
     }
 }
 
-/// A STATUS that is not true: to be sent what is not missing, or to have others wait, drop and fetch.
+/// A STATUS that is not true: to be sent what is not missing, or to have others wait, drop and fetch. And wrong answers to
+/// who comes back without memory.
 pub(super) struct Status;
 
 impl Practice for Status {
@@ -63,13 +64,27 @@ impl Practice for Status {
                 misstate(craft, &mut status);
                 said.push(Message::Status(status));
             }
+            Message::StableAnswer(answer) if craft.lies() => said.push(Message::StableAnswer(misjudge(craft, answer))),
             other => said.push(other),
         }
     }
 }
 
+/// What another one's earlier lives may have said (P42): more, less, or nothing of its view-change.
+pub(super) fn misjudge(craft: &mut Craft<'_>, mut answer: StableAnswer) -> StableAnswer {
+    match craft.rng.below(6) {
+        0 => answer.nonce = craft.number(answer.nonce),
+        1 => (answer.signed, answer.prepared) = (SeqNum(0), SeqNum(0)),
+        2 => answer.prepared = SeqNum(craft.number(answer.prepared.0)),
+        3 => answer.view_change = None,
+        4 => (answer.signed, answer.prepared) = (SeqNum(1 << 40), SeqNum(1 << 41)),
+        _ => answer.signed = SeqNum(craft.number(answer.signed.0)),
+    }
+    answer
+}
+
 pub(super) fn misstate(craft: &mut Craft<'_>, status: &mut crate::wire::Status) {
-    match craft.rng.below(10) {
+    match craft.rng.below(11) {
         0 => status.view = View(craft.number(status.view.0)),
         1 => status.stable = SeqNum(craft.number(status.stable.0)),
         2 => status.executed = SeqNum(craft.number(status.executed.0)),
@@ -80,14 +95,18 @@ pub(super) fn misstate(craft: &mut Craft<'_>, status: &mut crate::wire::Status) 
             }
         }
         4 => (status.stable, status.executed) = (SeqNum(0), SeqNum(0)),
-        5 => status.forgetful = !status.forgetful,
-        6 => status.pending = !status.pending,
-        7 => {
+        5 => {
+            status.recovering = !status.recovering;
+            status.until = SeqNum(craft.number(status.executed.0));
+        }
+        6 => status.floor = View(craft.number(status.view.0)),
+        7 => status.pending = !status.pending,
+        8 => {
             status.wants = true;
             status.prepared.clear();
             status.committed.clear();
         }
-        8 => {
+        9 => {
             for word in status.prepared.iter_mut().chain(&mut status.committed) {
                 *word = craft.rng.next_u64();
             }
