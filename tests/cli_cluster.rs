@@ -54,6 +54,11 @@ impl Lab {
         }
     }
 
+    fn kill(&self, id: usize) {
+        let killed = Command::new("kill").args(["-9", &self.pid(id).to_string()]).status().unwrap();
+        assert!(killed.success());
+    }
+
     fn pid(&self, id: usize) -> u32 {
         let text = fs::read_to_string(self.path(&format!("r{id}.pid"))).unwrap();
         text.split(' ').next().unwrap().parse().unwrap()
@@ -168,22 +173,58 @@ fn malformed_lines_are_named_and_lose_nothing_else() {
 }
 
 #[test]
-fn a_killed_backup_is_missed_and_its_return_is_said_honestly() {
+fn p42_the_primary_is_killed_twice_and_each_recovers() {
     let lab = Lab::up(&[]);
-    ok(&lab.kv(&["put", "k", "1"]));
-    let killed = Command::new("kill").args(["-9", &lab.pid(3).to_string()]).status().unwrap();
-    assert!(killed.success());
-    ok(&lab.kv(&["put", "k", "2"]));
-    lab.until(|status| status["health"] == "DEGRADED" && status["can_lose"] == 0);
+    let dir = lab.dir.to_str().unwrap();
+    ok(&lab.kv(&["put", "k", "0"]));
+    for round in 1..=2 {
+        let status = lab.until(|status| status["health"] == "HEALTHY");
+        let id: usize = status["primary"].as_str().unwrap()[1..].parse().unwrap();
+        lab.kill(id);
+        ok(&lab.kv(&["put", "k", &round.to_string()]));
+        let status = lab.until(|status| status["health"] == "DEGRADED" && status["can_lose"] == 0);
+        assert_eq!(status["budget"]["silent"], serde_json::json!([format!("r{id}")]), "{status:#}");
+        ok(&castra(&["up", dir]));
+        // Whoever asks meanwhile is served.
+        assert_eq!(ok(&lab.kv(&["get", "k"])), format!("{round}\n"));
+        let status = lab.until(|status| status["health"] == "HEALTHY" && status["can_lose"] == 1);
+        let back = &status["replicas"][id];
+        assert_eq!((&back["state"], &back["boot"]), (&"normal".into(), &2.into()), "{status:#}");
+    }
+    assert!(ok(&castra(&["status", dir])).contains("HEALTHY, can lose 1 more replica"));
+}
+
+#[test]
+fn a_replica_by_hand_is_known_to_down() {
+    let lab = Lab::up(&[]);
+    lab.kill(3);
+    lab.until(|status| status["health"] == "DEGRADED");
     let mut back = Command::new(env!("CARGO_BIN_EXE_castra"));
     back.args(["replica", "--config", &lab.path("r3.toml")]).stdin(Stdio::null()).stdout(Stdio::null());
     let mut back = back.stderr(Stdio::null()).spawn().unwrap();
-    lab.until(|status| status["replicas"][3]["state"] == "normal" && status["replicas"][3]["boot"] == 2);
     ok(&lab.kv(&["put", "k", "3"]));
-    assert_eq!(ok(&lab.kv(&["get", "k"])), "3\n");
-    // `down` knows it too, and SIGTERM ends it cleanly.
+    lab.until(|status| status["replicas"][3]["state"] == "normal");
+    // SIGTERM ends it cleanly.
     ok(&castra(&["down", lab.dir.to_str().unwrap()]));
     assert!(back.wait().unwrap().success());
+}
+
+#[test]
+fn chaos_strikes_a_cluster_that_runs_and_leaves_it_whole() {
+    let lab = Lab::up(&[]);
+    let dir = lab.dir.to_str().unwrap();
+    ok(&lab.kv(&["put", "k", "mine"]));
+    for seed in ["1", "2"] {
+        let said = ok(&castra(&["chaos", dir, "--seed", seed, "--seconds", "1", "--json"]));
+        let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!((&report["lost"], &report["linearizable"]), (&0.into(), &true.into()), "{report:#}");
+        let status = lab.until(|status| status["health"] == "HEALTHY");
+        assert!(status["replicas"].as_array().unwrap().iter().all(|replica| replica["state"] == "normal"));
+    }
+    // Nothing of it is left in the store, and what was there still is.
+    assert_eq!(ok(&lab.kv(&["scan"])), "k\tmine\n");
+    ok(&castra(&["down", dir]));
+    fails(&castra(&["chaos", dir, "--seed", "1"]), "castra up");
 }
 
 #[test]
@@ -191,8 +232,7 @@ fn up_starts_what_is_missing_and_refuses_when_too_much_is_forgotten() {
     let lab = Lab::up(&[]);
     let dir = lab.dir.to_str().unwrap();
     let instance = fs::read_to_string(lab.path("instance")).unwrap();
-    let kill = |id| assert!(Command::new("kill").args(["-9", &lab.pid(id).to_string()]).status().unwrap().success());
-    kill(2);
+    lab.kill(2);
     lab.until(|status| status["replicas"][2]["reachable"] == false);
     let said: serde_json::Value = serde_json::from_str(&ok(&castra(&["up", "--json", dir]))).unwrap();
     assert_eq!((&said["started"], &said["new_life"]), (&serde_json::json!(["r2"]), &false.into()), "{said}");
@@ -200,8 +240,9 @@ fn up_starts_what_is_missing_and_refuses_when_too_much_is_forgotten() {
     let status = lab.until(|status| status["replicas"][2]["reachable"] == true);
     assert_eq!(status["replicas"][2]["boot"], 2);
     ok(&lab.kv(&["put", "k", "v"]));
-    kill(1);
-    kill(3);
+    lab.until(|status| status["health"] == "HEALTHY");
+    lab.kill(1);
+    lab.kill(3);
     lab.until(|status| [1, 3].iter().all(|&id: &usize| status["replicas"][id]["reachable"] == false));
     fails(&castra(&["up", dir]), "2 of 4 replicas are down and their memory is lost");
 }

@@ -61,7 +61,9 @@ fn every_verb_has_help_with_an_example() {
         "bench load",
         "bench failover",
         "sim",
+        "bench transfer",
         "demo",
+        "chaos",
     ] {
         let args: Vec<&str> = verb.split(' ').chain(["--help"]).collect();
         expect(&castra(&args), 0, &["Usage: castra", "Example", &format!("castra {}", args[0])]);

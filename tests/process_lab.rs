@@ -122,7 +122,7 @@ fn load_is_answered_and_measured() {
 fn work_is_accounted_for() {
     let cluster = Embedded::start(Kv);
     let progress = Progress::new();
-    let job = Job { threads: 2, workers: 3, seed: 5 };
+    let job = Job { threads: 2, workers: 3, seed: 5, prefix: "of this test/".into() };
     let identity = client(0);
     let mut record = thread::scope(|scope| {
         let work = scope.spawn(|| demo::work(&job, &cluster.target, &identity, &progress));
@@ -133,7 +133,7 @@ fn work_is_accounted_for() {
         work.join().unwrap().unwrap()
     });
     assert!(record.worked() >= 500);
-    demo::close(&mut record, &cluster.target, &identity, 99, 128, &progress).unwrap();
+    demo::close(&mut record, &job, &cluster.target, &identity, 128, &progress).unwrap();
     let verdict = record.judge();
     assert_eq!(verdict.errors, Vec::<String>::new());
     assert_eq!(verdict.linearizable, Ok(()));
@@ -161,13 +161,19 @@ fn the_demo_loses_nothing_and_says_so() {
     for yes in ["linearizable", "digests_equal"] {
         assert_eq!(report[yes], true, "{report:#}");
     }
-    assert_eq!(report["digests_of"].as_array().unwrap().len(), 3, "{report:#}");
-    assert_eq!(report["killed"], report["restarted_replica"]["id"]);
-    assert_ne!(report["killed"], "r0", "a backup is killed, not the primary");
-    assert!(report["gap_ms"].as_f64().unwrap() > 0.0, "{report:#}");
-    assert_eq!((&report["view_changes"], &report["caught_up"]), (&0.into(), &false.into()), "{report:#}");
-    assert_eq!(report["restarted_replica"]["boot"], 2);
-    for phase in ["before", "after"] {
+    assert_eq!(report["digests_of"].as_array().unwrap().len(), 4, "{report:#}");
+    let blows = report["blows"].as_array().unwrap();
+    let what: Vec<(&str, bool)> =
+        blows.iter().map(|blow| (blow["fault"].as_str().unwrap(), blow["primary"].as_bool().unwrap())).collect();
+    assert_eq!(what, [("kill", true), ("stop", true)], "{report:#}");
+    for blow in blows {
+        assert!(blow["gap_ms"].as_f64().unwrap() > 0.0 && blow["healed_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+        assert!(blow["view_after"].as_u64() > blow["view_before"].as_u64(), "{report:#}");
+        assert!(blow["gap_ms"].as_f64() <= report["gap_ms"].as_f64(), "{report:#}");
+    }
+    assert_eq!(report["caught_up"], true, "{report:#}");
+    assert!(report["view_changes"].as_u64().unwrap() >= 2, "{report:#}");
+    for phase in ["before", "during", "after"] {
         assert!(report[phase]["writes"]["ops"].as_u64().unwrap() > 0, "{report:#}");
         assert!(report[phase]["reads"]["p50"].as_f64().unwrap() > 0.0, "{report:#}");
     }
@@ -227,6 +233,99 @@ fn a_failover_is_measured_and_loses_nothing() {
 }
 
 #[test]
+fn p42_primaries_are_killed_one_after_the_other_and_each_recovers() {
+    let report = castra(&["bench", "failover", "--kills", "3", "--rest", "0.3", "--json"]);
+    let kills = report["kills"].as_array().unwrap();
+    let victims: Vec<&str> = kills.iter().map(|kill| kill["victim"].as_str().unwrap()).collect();
+    assert!(victims.windows(2).all(|pair| pair[0] != pair[1]), "the next is another view's primary: {report:#}");
+    for kill in kills {
+        assert!(kill["healed_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+        assert!(kill["view_after"].as_u64() > kill["view_before"].as_u64(), "{report:#}");
+    }
+    for none in ["lost", "duplicated", "unanswered"] {
+        assert_eq!(report[none], 0, "{report:#}");
+    }
+    assert_eq!(report["linearizable"], true, "{report:#}");
+}
+
+#[test]
+fn chaos_on_processes_loses_nothing_and_leaves_the_cluster_whole() {
+    let report = castra(&["chaos", "--seed", "11", "--seconds", "3", "--faults", "kill,stop", "--json"]);
+    let blows = report["blows"].as_array().unwrap();
+    assert!(!blows.is_empty() && report["seed"] == 11, "{report:#}");
+    for blow in blows {
+        assert!(["kill", "stop"].contains(&blow["fault"].as_str().unwrap()), "{report:#}");
+        assert!(blow["healed_ms"].is_f64() && blow["operations"].as_u64().unwrap() > 0, "{report:#}");
+    }
+    for none in ["lost", "duplicated", "unanswered"] {
+        assert_eq!(report[none], 0, "{report:#}");
+    }
+    assert_eq!((&report["linearizable"], &report["digests"]["equal"]), (&true.into(), &true.into()), "{report:#}");
+}
+
+/// Namespaces of this machine that processes with `word` among their arguments are in.
+fn namespaces_of(word: &str) -> std::collections::BTreeSet<std::path::PathBuf> {
+    let of = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path();
+        let line = std::fs::read(path.join("cmdline")).ok()?;
+        String::from_utf8_lossy(&line).contains(word).then_some(())?;
+        std::fs::read_link(path.join("ns/net")).ok()
+    };
+    std::fs::read_dir("/proc").unwrap().filter_map(of).collect()
+}
+
+#[test]
+fn chaos_cuts_lines_where_it_may_and_leaves_no_process_behind() {
+    let faults = "isolate,mute,deaf,part,halve";
+    let folder = tempfile::tempdir().unwrap();
+    let name = folder.path().to_str().unwrap();
+    let run = |more: &[&str]| {
+        let mut chaos = Command::new(env!("CARGO_BIN_EXE_castra"));
+        chaos.args(["chaos", "--faults", faults, "--seed", "5"]).args(more).env("TMPDIR", folder.path());
+        chaos.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let output = run(&["--seconds", "3", "--json"]).wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(2) {
+        // Where it may not it says so.
+        assert!(said.contains("no network namespaces here") && said.contains("no line can be cut"), "{said}");
+        return;
+    }
+    assert!(output.status.success(), "{said}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let blows = report["blows"].as_array().unwrap();
+    assert!(!blows.is_empty() && blows.iter().all(|blow| faults.contains(blow["fault"].as_str().unwrap())));
+    assert_eq!((&report["lost"], &report["digests"]["equal"]), (&0.into(), &true.into()), "{report:#}");
+
+    // Killed in the middle, it has time to do nothing: the namespaces end with the processes in them.
+    let mut chaos = run(&["--seconds", "60"]);
+    let until = Instant::now() + Duration::from_secs(30);
+    while processes_of(name) < 4 {
+        assert!(Instant::now() < until && chaos.try_wait().unwrap().is_none(), "four replicas start");
+        thread::sleep(Duration::from_millis(20));
+    }
+    let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+    assert!(!namespaces_of(name).contains(&ours), "no replica is in our namespace");
+    chaos.kill().unwrap();
+    chaos.wait().unwrap();
+    while processes_of(name) > 0 {
+        assert!(Instant::now() < until, "the replicas end with it");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_transfer_under_load_is_measured() {
+    let arguments = ["bench", "transfer", "--state", "8", "--differs", "5", "--seconds", "0.5", "--json"];
+    let report = castra(&arguments);
+    assert!(report["state_mib"].as_f64().unwrap() >= 8.0, "{report:#}");
+    assert!(report["pages"].as_u64() >= report["changed"].as_u64(), "each changed value has a page: {report:#}");
+    assert!(report["bytes"].as_u64().unwrap() > 0 && report["transfer_ms"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert!(report["ops_per_s"]["during"].as_f64().unwrap() > 0.0, "{report:#}");
+    assert_eq!((&report["linearizable"], &report["digests_equal"]), (&true.into(), &true.into()), "{report:#}");
+}
+
+#[test]
 fn wrong_use_is_told_from_failure() {
     for arguments in [
         &["bench", "load", "--replicas", "5"][..],
@@ -236,6 +335,9 @@ fn wrong_use_is_told_from_failure() {
         &["bench", "failover", "--kills", "0"],
         &["bench", "failover", "--rest", "nan"],
         &["demo", "--seconds", "100"],
+        &["chaos", "--seconds", "0"],
+        &["chaos", "--faults", "flood"],
+        &["bench", "transfer", "--differs", "nan"],
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));

@@ -77,7 +77,18 @@ pub fn make(args: &Init) -> Result<(Cluster, Vec<SocketAddr>), Error> {
     }
     empty_folder(&args.dir)?;
     let (addresses, status) = ports(args.address, args.base_port, size.n())?;
+    make_at(args, &addresses, &status)
+}
 
+/// The same where the addresses of the replicas and of their status are settled, and known to be free.
+pub fn make_at(
+    args: &Init,
+    addresses: &[SocketAddr],
+    status: &[SocketAddr],
+) -> Result<(Cluster, Vec<SocketAddr>), Error> {
+    let size = size(args.f)?;
+    let cluster_path = args.dir.join("cluster.toml");
+    empty_folder(&args.dir)?;
     let name = match &args.name {
         Some(name) => name.clone(),
         None => args.dir.file_name().map_or("lab".into(), |name| name.to_string_lossy().into_owned()),
@@ -114,7 +125,7 @@ pub fn make(args: &Init) -> Result<(Cluster, Vec<SocketAddr>), Error> {
     }
     files::write_key(&args.dir.join("client.key"), "the laboratory's client", &client)?;
     files::write_new(&args.dir.join("client.toml"), CLIENT_TEXT.as_bytes(), 0o644)?;
-    Ok((cluster, status))
+    Ok((cluster, status.to_vec()))
 }
 
 /// The first bytes of a cluster's id, for people.

@@ -59,6 +59,8 @@ enum Verb {
     Kv(kv::Kv),
     /// Break a simulated cluster, seed by seed
     Sim(sim::SimArgs),
+    /// Kill, stop and cut off replicas of a cluster that works, from a seed
+    Chaos(lab::chaos::Chaos),
     /// Measure
     #[command(subcommand)]
     Bench(BenchVerb),
@@ -79,6 +81,8 @@ enum BenchVerb {
     Load(lab::bench::LoadArgs),
     /// Kill or stop the primary under load, again and again: how long nothing is answered
     Failover(lab::failover::FailoverArgs),
+    /// Let a replica fetch a large state under load: what is moved, and what clients feel
+    Transfer(lab::transfer::TransferArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -132,8 +136,10 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Kv(args) => kv::run(args),
         Verb::Demo(args) => lab::demo::demo(&args),
         Verb::Sim(args) => sim::sim(&args),
+        Verb::Chaos(args) => lab::chaos::chaos(&args),
         Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
         Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
+        Verb::Bench(BenchVerb::Transfer(args)) => lab::transfer::transfer(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

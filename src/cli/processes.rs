@@ -81,6 +81,16 @@ impl Process {
         Ok(pidfd_send_signal(&self.fd, Signal::KILL)?)
     }
 
+    /// SIGSTOP: it stands still until [`Process::go_on`].
+    pub fn pause(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.fd, Signal::STOP)?)
+    }
+
+    /// SIGCONT.
+    pub fn go_on(&self) -> io::Result<()> {
+        Ok(pidfd_send_signal(&self.fd, Signal::CONT)?)
+    }
+
     /// Waits for its end.
     pub fn ended_within(&self, patience: Duration) -> bool {
         let timeout = Timespec::try_from(patience).ok();

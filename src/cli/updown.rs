@@ -33,39 +33,42 @@ pub struct Up {
     pub json: bool,
 }
 
+/// What [`start`] did.
+pub struct Outcome {
+    cluster: String,
+    instance: u64,
+    started: Vec<(ReplicaId, u32)>,
+    /// Those that ran already, with their pids.
+    running: Vec<String>,
+    fresh: bool,
+}
+
 /// Starts the replicas of a folder that do not run, and waits until each answers. The replicas of a life of the cluster
 /// share its instance id. If all were down, this is a new life, in which nothing of the old is believed (P42 f); if some
 /// run, the others join them, and know that they have forgotten. More than f at once cannot: too much is forgotten.
-pub fn up(args: &Up) -> Result<(), Error> {
-    let cluster = Cluster::load(&args.dir.join("cluster.toml"))?;
-    cluster.check_lab(args.lab)?;
+pub fn start(dir: &Path, lab: bool, patience: Duration) -> Result<Outcome, Error> {
+    let cluster = Cluster::load(&dir.join("cluster.toml"))?;
+    cluster.check_lab(lab)?;
     let (mut missing, mut running) = (Vec::new(), Vec::new());
     for id in cluster.size.replicas() {
-        let path = args.dir.join(format!("{id}.toml"));
+        let path = dir.join(format!("{id}.toml"));
         let replica = Replica::load(&path)?;
         check::check_key(&replica)?;
-        match processes::running(&pid_file(&args.dir, id)) {
+        match processes::running(&pid_file(dir, id)) {
             Some(process) => running.push(format!("{id} (pid {})", process.pid)),
             None => missing.push((id, path, replica.file.instance_file)),
         }
     }
-    let (n, f, dir) = (cluster.size.n(), cluster.size.f(), args.dir.display());
+    let (n, shown) = (cluster.size.n(), dir.display());
     if missing.is_empty() {
         return Err(Error::Running {
             seen: format!("all {n} replicas run already: {}", running.join(", ")),
-            mend: format!("castra status {dir} shows them; castra down {dir} ends them"),
+            mend: format!("castra status {shown} shows them; castra down {shown} ends them"),
         });
     }
     let fresh = running.is_empty();
-    if !fresh && missing.len() > f {
-        return Err(Error::Running {
-            seen: format!(
-                "{} of {n} replicas are down and their memory is lost; {} still run, and {f} may be missing",
-                missing.len(),
-                running.join(", ")
-            ),
-            mend: format!("castra down {dir} && castra up {dir} begins an empty life of the cluster"),
-        });
+    if !fresh {
+        budget(dir, &cluster, missing.len(), &running)?;
     }
     let instance = if fresh { files::random_u64()? } else { files::read_instance(&missing[0].2)? };
     let mut written = Vec::new();
@@ -75,26 +78,71 @@ pub fn up(args: &Up) -> Result<(), Error> {
             written.push(file);
         }
     }
-    let mut started = Started { folder: &args.dir, children: Vec::new(), keep: false };
+    let mut started = Started { folder: dir, children: Vec::new(), keep: false };
     for (id, path, _) in &missing {
-        started.children.push((*id, spawn(&args.dir, *id, path, args.lab, fresh)?));
+        started.children.push((*id, spawn(dir, *id, path, lab, fresh)?));
     }
-    started.wait(&cluster, instance, Duration::from_secs(args.wait))?;
+    started.wait(&cluster, instance, patience)?;
     started.keep = true;
+    let started = started.children.iter().map(|(id, child)| (*id, child.id())).collect();
+    Ok(Outcome { cluster: cluster.id.to_string(), instance, started, running, fresh })
+}
+
+/// Whether `missing` more replicas may forget: with those that recover still they are at most f (P42 f, P50).
+fn budget(dir: &Path, cluster: &Cluster, missing: usize, running: &[String]) -> Result<(), Error> {
+    let (n, f, shown) = (cluster.size.n(), cluster.size.f(), dir.display());
+    let recovering: Vec<String> = Observer::new(dir, cluster)
+        .ask_all()
+        .into_iter()
+        .filter_map(|asked| asked.answer.ok())
+        .filter(|status| status.state == "recovering")
+        .map(|status| status.id)
+        .collect();
+    if missing + recovering.len() <= f {
+        return Ok(());
+    }
+    let also = match recovering.is_empty() {
+        true => String::new(),
+        false => format!(", {} recovers still", recovering.join(", ")),
+    };
+    let (seen, mend) = match missing <= f {
+        true => (
+            format!("{missing} of {n} replicas are down{also}, and only {f} may have forgotten at a time"),
+            format!(
+                "castra status {shown} --watch shows whether it recovers; then castra up {shown}. If it cannot, for it needs \
+                 the others: castra down {shown} && castra up {shown} begins an empty life of the cluster"
+            ),
+        ),
+        false => (
+            format!(
+                "{missing} of {n} replicas are down and their memory is lost{also}; {} still run, and {f} may be missing",
+                running.join(", ")
+            ),
+            format!("castra down {shown} && castra up {shown} begins an empty life of the cluster"),
+        ),
+    };
+    Err(Error::Running { seen, mend })
+}
+
+/// `castra up`: see [`start`].
+pub fn up(args: &Up) -> Result<(), Error> {
+    let done = start(&args.dir, args.lab, Duration::from_secs(args.wait))?;
     if args.json {
-        let pids: Vec<u32> = started.children.iter().map(|(_, child)| child.id()).collect();
-        let started: Vec<String> = started.children.iter().map(|(id, _)| id.to_string()).collect();
-        let cluster = cluster.id.to_string();
-        return output::json(
-            &json!({ "cluster": cluster, "instance": instance, "started": started, "pids": pids, "new_life": fresh }),
-        );
+        let pids: Vec<u32> = done.started.iter().map(|(_, pid)| *pid).collect();
+        let started: Vec<String> = done.started.iter().map(|(id, _)| id.to_string()).collect();
+        return output::json(&json!({
+            "cluster": done.cluster,
+            "instance": done.instance,
+            "started": started,
+            "pids": pids,
+            "new_life": done.fresh,
+        }));
     }
-    for (id, child) in &started.children {
-        let log = log_file(&args.dir, *id);
-        line(format!("{id} is up (pid {}, log {})", child.id(), log.display()))?;
+    for (id, pid) in &done.started {
+        line(format!("{id} is up (pid {pid}, log {})", log_file(&args.dir, *id).display()))?;
     }
-    if !running.is_empty() {
-        note(format!("{} ran already", running.join(", ")));
+    if !done.running.is_empty() {
+        note(format!("{} ran already", done.running.join(", ")));
     }
     Ok(())
 }

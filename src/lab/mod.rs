@@ -1,6 +1,7 @@
 //! The laboratory: real processes on this machine, load on them, and figures that are true.
 //!
-//! [`child`] starts, kills and buries processes; [`usage`] says what they cost; [`load`] keeps requests outstanding and
+//! [`child`] starts, kills and buries processes; [`net`] puts them into namespaces and cuts the lines between them;
+//! [`usage`] says what they cost; [`load`] keeps requests outstanding and
 //! times them; [`demo`] does work whose every outcome is checked afterwards. The verbs of the command line put them
 //! together.
 #![forbid(unsafe_code)]
@@ -11,6 +12,7 @@ pub mod demo;
 pub mod latency;
 pub mod load;
 pub mod machine;
+pub mod net;
 pub mod station;
 pub mod usage;
 
@@ -18,4 +20,5 @@ pub use child::{Child, Launch};
 pub use latency::{Latencies, LatencyMicros};
 pub use load::{Load, LoadError, Measured};
 pub use machine::Machine;
+pub use net::Network;
 pub use station::{Idle, Station, StationError, Target};

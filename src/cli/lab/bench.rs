@@ -6,6 +6,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use super::stage::Stage as _;
 use super::{Laboratory, Options, load_error, target};
 use crate::auth::{AuthMode, Identity};
 use crate::cli::config::{Client, Cluster, ServiceName, TransportKind};
@@ -204,7 +205,7 @@ fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Erro
     let size = ClusterSize::of(n)
         .ok_or_else(|| Error::Usage(format!("--replicas {n}: 3f + 1 make a cluster: 4, 7, 10, …")))?;
     let transport = args.transport.into();
-    let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport };
+    let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport, network: false };
     let lab = Laboratory::start(&options, stop)?;
     let identities = (0..load.clients).map(|_| files::new_identity()).collect::<Result<Vec<_>, _>>()?;
     let target = lab.target(transport, TIMEOUT);

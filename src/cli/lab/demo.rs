@@ -1,39 +1,41 @@
-//! `castra demo`: four replicas, work, a replica that dies and comes back, and what became of every operation.
+//! `castra demo`: four replicas, work, a primary that dies and comes back, another that stands still for a while, and what
+//! became of every operation.
 
 use std::io::{self, IsTerminal as _};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::blow::{self, Blow, Dealt, Digests, Fault, Gap, Striker, Victim, Worked};
+use super::stage::Stage as _;
 use super::{KEEPS_LOGS, Laboratory, Options, prompt, station_error};
-use crate::cli::config::{ServiceName, TransportKind};
 use crate::cli::errors::Error;
 use crate::cli::files;
 use crate::cli::output::{self, line};
 use crate::lab::Machine;
-use crate::lab::demo::{self, DemoError, Job, Phase, PhaseFigures, Phases, Progress, Record, Verdict};
+use crate::lab::demo::{DemoError, Job, Phase, PhaseFigures, Phases};
 use crate::runtime::{Stop, StopOnSignals};
-use crate::types::{ReplicaId, SeqNum};
+use crate::types::{ReplicaId, Time};
 
 /// `castra demo`
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Example:\n  castra demo\nFour replicas run as processes of this machine, in a temporary folder, over UDP on \
-                  loopback; no root, no file to edit. Clients put, get, compare-and-swap, delete and scan; half-way a backup \
-                  is killed by SIGKILL, and later started again. Then every answer is checked. Exit status 0: nothing was \
-                  lost, nothing was executed twice, the history is linearizable, the replicas agree."
+                  loopback; no root, no file to edit. Clients put, get, compare-and-swap, delete and scan; the primary is \
+                  killed by SIGKILL and started again, and when it has recovered the next primary is stopped by SIGSTOP \
+                  for a while. Then every answer is checked. Exit status 0: nothing was lost, nothing was executed twice, \
+                  the history is linearizable, and all four replicas take part and agree."
 )]
 pub struct Demo {
-    /// Seconds of work, from 1 to 45
+    /// Seconds of work beside the waiting for replicas that recover, from 1 to 45
     #[arg(long, default_value_t = 6.0)]
     pub seconds: f64,
     /// Client threads
     #[arg(long, default_value_t = 3)]
     pub clients: usize,
-    /// A prompt instead: put, get, scan, kill, stop, start, status
+    /// A prompt instead: put, get, scan, kill, start, stop, cont, status
     #[arg(long, conflicts_with = "json")]
     pub interactive: bool,
     /// Print one JSON object, and nothing else
@@ -43,24 +45,6 @@ pub struct Demo {
 
 /// Operations that each client has under way.
 const WORKERS: usize = 4;
-/// A request without an answer for this long is an error.
-const TIMEOUT: Duration = Duration::from_secs(15);
-/// The demo looks at its progress so often.
-const LOOK: Duration = Duration::from_millis(20);
-
-/// The replica that was killed and started again.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-struct Restarted {
-    id: String,
-    state: String,
-    boot: u64,
-    note: &'static str,
-}
-
-/// What a restarted replica does in this version.
-pub(super) const FORGETFUL: &str = "it lost its state and its votes with its memory, so it only listens and votes for nothing: by itself \
-                         it cannot contradict what it said before. It rejoins when state transfer is there (next version)";
-
 /// What is printed.
 #[derive(Clone, PartialEq, Debug, Serialize)]
 struct Report {
@@ -73,21 +57,20 @@ struct Report {
     linearizable: bool,
     /// Why not.
     violation: Option<String>,
-    /// Whether all replicas that took part to the end have one digest at the checkpoint below; not, if there is none
-    /// that covers all of the work.
+    /// Whether all replicas have one digest at the checkpoint below; not, if there is none that covers all of the work.
     digests_equal: bool,
     digests_compared_at: Option<u64>,
     digest: Option<String>,
     digests_of: Vec<String>,
     seconds: f64,
-    killed: String,
-    /// The longest time without an ordered operation, from the kill on.
+    /// What happened, in order.
+    blows: Vec<Gap>,
+    /// The longest time without an ordered operation around any of them.
     gap_ms: f64,
     /// Views that were left.
     view_changes: u64,
-    /// Whether the replica that was killed takes part again and holds all of the work.
+    /// Whether all replicas, those that were killed and stopped too, take part again and hold all of the work.
     caught_up: bool,
-    restarted_replica: Restarted,
     before: PhaseFigures,
     during: PhaseFigures,
     after: PhaseFigures,
@@ -101,7 +84,7 @@ struct Report {
 
 impl Report {
     fn is_good(&self) -> bool {
-        self.lost + self.duplicated + self.unanswered == 0 && self.linearizable && self.digests_equal
+        self.lost + self.duplicated + self.unanswered == 0 && self.linearizable && self.digests_equal && self.caught_up
     }
 }
 
@@ -157,8 +140,7 @@ pub fn demo(args: &Demo) -> Result<(), Error> {
     let length = Duration::from_secs_f64(args.seconds);
     let teller = Teller::new(args.json || args.interactive, length);
     let begun = Instant::now();
-    let options = Options { f: 1, service: ServiceName::Kv, open: false, transport: TransportKind::Auto };
-    let mut lab = Laboratory::start(&options, &stop)?;
+    let mut lab = Laboratory::start(&Options::STORES, &stop)?;
     let first = lab.status(ReplicaId(0)).unwrap_or_default();
     teller.say(&format!(
         "{} replicas are up after {:.1} s: UDP on loopback over {}, r0 to r3 are processes {:?}",
@@ -172,8 +154,7 @@ pub fn demo(args: &Demo) -> Result<(), Error> {
         lab.stop();
         return Ok(());
     }
-    let shown = Shown { args, length, teller: &teller, stop: &stop };
-    let report = shown.run(&mut lab, first.transport)?;
+    let report = run(args, &mut lab, &teller, &stop, first.transport)?;
     lab.stop();
     drop(teller);
     if args.json {
@@ -190,127 +171,39 @@ pub fn demo(args: &Demo) -> Result<(), Error> {
     }
 }
 
-struct Shown<'a> {
-    args: &'a Demo,
-    length: Duration,
-    teller: &'a Teller,
-    stop: &'a Stop,
+/// When the work began, and the blows.
+struct Events {
+    began: Time,
+    dealt: Vec<Dealt>,
 }
 
-impl Shown<'_> {
-    fn run(&self, lab: &mut Laboratory, transport: String) -> Result<Report, Error> {
-        let (target, identity) = (lab.target(TransportKind::Auto, TIMEOUT), lab.identity().clone());
-        let job = Job { threads: self.args.clients, workers: WORKERS, seed: files::random_u64()? };
-        let progress = Progress::new();
-        let clock = target.clock;
-        let (mut record, phases, victim) = thread::scope(|scope| {
-            let workers = scope.spawn(|| demo::work(&job, &target, &identity, &progress));
-            let events = self.events(lab, &progress, || clock.now(), || workers.is_finished());
-            // Whatever happened, the workers end.
-            progress.stop();
-            let record = workers.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)).map_err(demo_error)?;
-            let (mut phases, victim) = events?;
-            phases.ended = clock.now();
-            Ok::<_, Error>((record, phases, victim))
-        })?;
-        self.teller.say(&format!("{} operations were answered; now every one of them is checked", record.worked()));
-        let interval = lab.cluster().file.protocol.checkpoint_interval;
-        let seed = job.seed.wrapping_add(1 << 32);
-        let last = demo::close(&mut record, &target, &identity, seed, interval, &progress).map_err(demo_error)?;
-        let verdict = record.judge();
-        let digests = self.digests(lab, victim, last)?;
-        let reborn = lab.status(victim).unwrap_or_default();
-        let caught_up = reborn.state == "normal" && reborn.executed >= last.0;
-        Ok(report(self.args, lab, &record, &phases, verdict, digests, victim, reborn, caught_up, transport))
-    }
-
-    /// What happens while the clients work: half-way a backup dies, and after three quarters it is started again.
-    fn events(
-        &self,
-        lab: &mut Laboratory,
-        progress: &Progress,
-        now: impl Fn() -> crate::types::Time,
-        ended: impl Fn() -> bool,
-    ) -> Result<(Phases, ReplicaId), Error> {
-        // The clock starts with the first answer.
-        self.until(progress, &ended, |_| progress.operations() > 0)?;
-        let (began, started) = (now(), Instant::now());
-        let sleep = |share: f64| self.until(progress, &ended, move |length| started.elapsed() >= length.mul_f64(share));
-        sleep(0.5)?;
-        let view = lab.status(ReplicaId(0)).map_or(0, |status| status.view);
-        let size = lab.cluster().size;
-        let primary = size.primary(crate::types::View(view));
-        let victim = size.replicas().filter(|&id| id != primary).last().unwrap_or(ReplicaId(0));
-        let killed = now();
-        lab.kill(victim);
-        self.teller.say(&format!("{victim}, a backup, is killed by SIGKILL; the others go on"));
-        sleep(0.75)?;
-        lab.restart(victim, self.stop)?;
-        let restarted = now();
-        self.teller.say(&format!("{victim} is started again: {FORGETFUL}"));
-        sleep(1.0)?;
-        Ok((Phases { began, killed, restarted, ended: restarted }, victim))
-    }
-
-    fn until(
-        &self,
-        progress: &Progress,
-        ended: &impl Fn() -> bool,
-        done: impl Fn(Duration) -> bool,
-    ) -> Result<(), Error> {
-        let (waits, mut last) = (Instant::now(), (progress.operations(), Instant::now()));
-        while !done(self.length) {
-            if self.stop.is_stopped() {
-                return Err(Error::Interrupted);
-            }
-            // Workers end early only if they failed; they say how.
-            if ended() {
-                return Ok(());
-            }
-            if progress.operations() != last.0 {
-                last = (progress.operations(), Instant::now());
-            }
-            if last.1.elapsed() > 2 * TIMEOUT {
-                return Err(Error::Running {
-                    seen: format!("no operation was answered for {} s", last.1.elapsed().as_secs()),
-                    mend: KEEPS_LOGS.into(),
-                });
-            }
-            self.teller.at(waits.elapsed(), progress.operations());
-            thread::sleep(LOOK);
-        }
-        Ok(())
-    }
-
-    /// Waits until every replica but `victim` has a checkpoint that covers batch `last`, and compares them at the last
-    /// that all have: (n, digest, whose, equal).
-    fn digests(&self, lab: &mut Laboratory, victim: ReplicaId, last: SeqNum) -> Result<Digests, Error> {
-        let live: Vec<ReplicaId> = lab.cluster().size.others(victim).collect();
-        let covers = |status: &crate::cli::status::ReplicaStatus| {
-            status.checkpoints.keys().next_back().is_some_and(|&n| n >= last.0)
-        };
-        lab.wait(&live, self.stop, "reach the checkpoint after the work", covers)?;
-        let statuses: Vec<_> = lab.statuses().into_iter().filter(|(id, _)| *id != victim).collect();
-        let common = statuses.first().and_then(|(_, first)| {
-            let everywhere = |n: &&u64| statuses.iter().all(|(_, status)| status.checkpoints.contains_key(n));
-            first.checkpoints.keys().rev().find(everywhere).copied().filter(|&n| n >= last.0)
-        });
-        let digest = common.and_then(|n| statuses.first()?.1.checkpoints.get(&n).cloned());
-        let same = |n: &u64| statuses.iter().all(|(_, status)| status.checkpoints.get(n) == digest.as_ref());
-        Ok(Digests {
-            equal: statuses.len() == live.len() && common.as_ref().is_some_and(same),
-            at: common,
-            digest,
-            of: statuses.iter().map(|(id, _)| id.to_string()).collect(),
-        })
-    }
+fn run(args: &Demo, lab: &mut Laboratory, teller: &Teller, stop: &Stop, transport: String) -> Result<Report, Error> {
+    let job = Job { threads: args.clients, workers: WORKERS, seed: files::random_u64()?, prefix: String::new() };
+    let begun = Instant::now();
+    let tick = |operations| teller.at(begun.elapsed(), operations);
+    let worked = blow::under_load(lab, &job, stop, &tick, |striker| events(args, teller, striker))?;
+    teller.say(&format!("{} operations were answered; now every one of them is checked", worked.record.worked()));
+    let digests = blow::digests(lab, stop, worked.last)?;
+    Ok(report(args, lab, worked, digests, transport))
 }
 
-struct Digests {
-    equal: bool,
-    at: Option<u64>,
-    digest: Option<String>,
-    of: Vec<String>,
+/// What happens while the clients work: the primary dies and comes back, and its successor stands still for a while.
+fn events(args: &Demo, teller: &Teller, striker: &mut Striker<'_>) -> Result<Events, Error> {
+    let share = |share: f64| Duration::from_secs_f64(args.seconds * share);
+    // The clock starts with the first answer.
+    striker.work(1, "at the start")?;
+    let began = striker.clock.now();
+    let mut dealt = Vec::new();
+    for blow in [
+        Blow { fault: Fault::Kill, victim: Victim::Primary, rest: share(0.3), hold: share(0.15) },
+        Blow { fault: Fault::Stop, victim: Victim::Primary, rest: share(0.1), hold: share(0.15) },
+    ] {
+        let what = striker.strike(&blow, true)?;
+        teller.say(&what.to_string());
+        dealt.push(what);
+    }
+    striker.pass(share(0.3))?;
+    Ok(Events { began, dealt })
 }
 
 pub(super) fn demo_error(error: DemoError) -> Error {
@@ -322,28 +215,23 @@ pub(super) fn demo_error(error: DemoError) -> Error {
     }
 }
 
-#[allow(clippy::too_many_arguments, reason = "it only gathers")]
-fn report(
-    args: &Demo,
-    lab: &Laboratory,
-    record: &Record,
-    phases: &Phases,
-    verdict: Verdict,
-    digests: Digests,
-    victim: ReplicaId,
-    reborn: crate::cli::status::ReplicaStatus,
-    caught_up: bool,
-    transport: String,
-) -> Report {
+fn report(args: &Demo, lab: &Laboratory, worked: Worked<Events>, digests: Digests, transport: String) -> Report {
+    let Worked { record, events: Events { began, dealt }, last, ended } = worked;
+    let verdict = record.judge();
+    let struck = dealt.first().map_or(ended, |dealt| dealt.at);
+    let whole = dealt.last().and_then(|dealt| dealt.whole).unwrap_or(ended);
+    let phases = Phases { began, struck, whole, ended };
     let [before, during, after] =
-        [Phase::Before, Phase::During, Phase::After].map(|phase| record.figures(phases, phase).rounded());
-    let seconds = phases.ended.since(phases.began).as_secs_f64();
-    let ops = record.worked();
+        [Phase::Before, Phase::During, Phase::After].map(|phase| record.figures(&phases, phase).rounded());
+    let blows: Vec<Gap> = dealt.iter().map(|dealt| dealt.gap(&record)).collect();
+    let statuses = lab.statuses();
+    let caught_up = statuses.iter().all(|(_, status)| status.state == "normal" && status.executed >= last.0);
+    let seconds = ended.since(began).as_secs_f64();
     // A cluster begins in view 0.
     let view = lab.view(None).0;
     Report {
-        ops,
-        ops_per_s: (ops as f64 / seconds.max(1e-3)).round(),
+        ops: record.worked(),
+        ops_per_s: (record.worked() as f64 / seconds.max(1e-3)).round(),
         lost: verdict.lost,
         duplicated: verdict.duplicated,
         unanswered: verdict.errors.len() as u64,
@@ -354,16 +242,10 @@ fn report(
         digest: digests.digest,
         digests_of: digests.of,
         seconds: (seconds * 1e3).round() / 1e3,
-        killed: victim.to_string(),
-        gap_ms: (record.gap(phases.killed, phases.ended, true).as_secs_f64() * 1e4).round() / 10.0,
+        gap_ms: blows.iter().map(Gap::longest).fold(0.0, f64::max),
+        blows,
         view_changes: view,
-        caught_up,
-        restarted_replica: Restarted {
-            id: victim.to_string(),
-            state: reborn.state,
-            boot: reborn.boot,
-            note: FORGETFUL,
-        },
+        caught_up: caught_up && statuses.len() == lab.cluster().size.n(),
         before,
         during,
         after,
@@ -381,7 +263,7 @@ fn show(report: &Report) -> Result<(), Error> {
     table.load_style(presets::NOTHING);
     table.set_header(["", "seconds", "operations", "ops/s", "reads p50", "p99 µs", "writes p50", "p99 µs"]);
     for (name, phase) in
-        [("four replicas", &report.before), ("one is dead", &report.during), ("it is back", &report.after)]
+        [("before", &report.before), ("one after the other away", &report.during), ("all back", &report.after)]
     {
         table.add_row([
             name.to_owned(),
@@ -405,7 +287,7 @@ fn show(report: &Report) -> Result<(), Error> {
     let mut facts = Table::new();
     facts.load_style(presets::NOTHING);
     facts.add_row(["operations", &format!("{}, {:.0} each second", report.ops, report.ops_per_s)]);
-    facts.add_row(["longest silence", &format!("{} ms without an ordered operation, from the kill on", report.gap_ms)]);
+    facts.add_row(["longest silence", &format!("{} ms without an ordered operation", report.gap_ms)]);
     facts.add_row(["view changes", &report.view_changes.to_string()]);
     facts.add_row(["lost", &report.lost.to_string()]);
     facts.add_row(["executed twice", &report.duplicated.to_string()]);
@@ -415,10 +297,7 @@ fn show(report: &Report) -> Result<(), Error> {
         "state digests equal",
         &format!("{}, of {} at {at}: {short}…", yes(report.digests_equal), report.digests_of.join(", ")),
     ]);
-    facts.add_row([
-        "the replica that was killed",
-        &format!("{} is up again, {}", report.restarted_replica.id, report.restarted_replica.state),
-    ]);
+    facts.add_row(["all recovered and caught up", yes(report.caught_up)]);
     line(facts.trim_fmt())?;
     if let Some(violation) = &report.violation {
         line(format!("not linearizable: {violation}"))?;

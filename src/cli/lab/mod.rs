@@ -1,16 +1,19 @@
-//! A laboratory cluster of child processes in a temporary folder, for `demo` and `bench load`.
+//! A laboratory cluster of child processes in a temporary folder, for `demo`, `chaos` and `bench`.
 
 pub mod bench;
+mod blow;
+pub mod chaos;
 pub mod demo;
 pub mod failover;
 mod prompt;
+mod stage;
+pub mod transfer;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -19,12 +22,13 @@ use super::connect::backend;
 use super::errors::Error;
 use super::init::{self, Init};
 use super::processes::log_file;
-use super::status::{self, Observer, ReplicaStatus};
+use super::status::Observer;
 use super::{check, config, files};
 use crate::auth::Identity;
-use crate::lab::{Child, Launch, LoadError, StationError, Target, child};
+use crate::lab::{Child, Launch, LoadError, Network, StationError, Target, child};
 use crate::runtime::{Clock, Stop};
-use crate::types::{ReplicaId, View};
+use crate::types::{ClusterSize, ReplicaId};
+use stage::{Cuts, Stage};
 
 /// What kind of cluster.
 #[derive(Clone, Copy, Debug)]
@@ -37,12 +41,22 @@ pub struct Options {
     pub open: bool,
     /// The replicas' packet path.
     pub transport: TransportKind,
+    /// Each replica in a network namespace of its own, so that lines can be cut; only where [`crate::lab::net::enter`]
+    /// began.
+    pub network: bool,
+}
+
+impl Options {
+    /// Four key-value stores on loopback.
+    pub const STORES: Options =
+        Options { f: 1, service: ServiceName::Kv, open: false, transport: TransportKind::Auto, network: false };
 }
 
 /// A cluster of child processes. They end with it, however that ends, and its folder goes.
 pub struct Laboratory {
     // Dropped in this order: the processes before the folder that they write to.
     children: Vec<Child>,
+    network: Option<Network>,
     cluster: Cluster,
     observer: Observer,
     identity: Identity,
@@ -63,7 +77,7 @@ impl Laboratory {
         let folder = tempfile::Builder::new().prefix("castra-").tempdir();
         let folder = folder.map_err(Error::system("make a temporary folder"))?;
         let dir = folder.path().join("lab");
-        let (cluster, _) = init::make(&Init {
+        let init = Init {
             dir: dir.clone(),
             f: options.f,
             base_port: None,
@@ -72,8 +86,17 @@ impl Laboratory {
             name: Some("lab".into()),
             open: options.open,
             signatures: false,
-            lab: false,
-        })?;
+            lab: options.network,
+        };
+        let n = ClusterSize::tolerating(options.f).map_or(0, ClusterSize::n);
+        let network = match options.network {
+            true => Some(Network::new(n, folder.path()).map_err(Error::system("make a network of namespaces"))?),
+            false => None,
+        };
+        let (cluster, _) = match network {
+            Some(_) => init::make_at(&init, &addresses(n, PORT), &addresses(n, PORT + 1))?,
+            None => init::make(&init)?,
+        };
         let identity = files::read_key(&dir.join("client.key"))?;
         let instance = files::read_instance(&dir.join("instance"))?;
         let configs: Vec<_> = cluster.size.replicas().map(|id| (id, dir.join(format!("{id}.toml")))).collect();
@@ -82,48 +105,23 @@ impl Laboratory {
             check::check_key(&config::Replica::load(config)?)?;
         }
         let observer = Observer::new(&dir, &cluster);
-        let mut lab = Laboratory { children: Vec::new(), cluster, observer, identity, instance, folder };
+        let mut lab = Laboratory { children: Vec::new(), network, cluster, observer, identity, instance, folder };
         for (id, config) in &configs {
-            lab.children.push(spawn(&dir, *id, config)?);
+            lab.children.push(spawn(&dir, *id, config, lab.network.as_ref())?);
         }
-        let all: Vec<ReplicaId> = lab.cluster.size.replicas().collect();
-        lab.wait(&all, stop, "come up", |_| true)?;
+        let all = lab.all();
+        lab.wait(&all, stop, "come up", &|_| true)?;
         Ok(lab)
     }
 
     /// The cluster's folder.
-    pub fn dir(&self) -> std::path::PathBuf {
+    pub fn dir(&self) -> PathBuf {
         self.folder.path().join("lab")
-    }
-
-    /// Its configuration.
-    pub fn cluster(&self) -> &Cluster {
-        &self.cluster
-    }
-
-    /// The client that its cluster file lists.
-    pub fn identity(&self) -> &Identity {
-        &self.identity
     }
 
     /// The process ids of the replicas.
     pub fn pids(&self) -> Vec<u32> {
         self.children.iter().map(Child::pid).collect()
-    }
-
-    /// How its clients reach it.
-    pub fn target(&self, transport: TransportKind, timeout: Duration) -> Target {
-        target(&self.cluster, self.instance, transport, timeout)
-    }
-
-    /// What replica `id` says of itself, if it answers.
-    pub fn status(&self, id: ReplicaId) -> Option<ReplicaStatus> {
-        self.observer.ask(id).ok()
-    }
-
-    /// What all replicas that answer say of themselves.
-    pub fn statuses(&self) -> Vec<(ReplicaId, ReplicaStatus)> {
-        self.observer.ask_all().into_iter().filter_map(|asked| Some((asked.id, asked.answer.ok()?))).collect()
     }
 
     /// Whether there is such a replica.
@@ -145,99 +143,80 @@ impl Laboratory {
         self.children[usize::from(id.0)].is_paused()
     }
 
-    /// SIGKILL.
-    pub fn kill(&mut self, id: ReplicaId) {
-        self.children[usize::from(id.0)].kill();
-    }
-
-    /// SIGSTOP.
-    pub fn pause(&mut self, id: ReplicaId) -> Result<(), Error> {
-        self.children[usize::from(id.0)].pause().map_err(Error::system(format!("pause {id}")))
-    }
-
-    /// SIGCONT.
-    pub fn go_on(&mut self, id: ReplicaId) -> Result<(), Error> {
-        self.children[usize::from(id.0)].go_on().map_err(Error::system(format!("let {id} go on")))
-    }
-
-    /// The view that all but `absent` are in, as far as one can tell.
-    pub fn view(&self, absent: Option<ReplicaId>) -> View {
-        let asked = self.observer.ask_those(|id| Some(id) != absent);
-        let answers: Vec<_> = asked.into_iter().filter_map(|asked| asked.answer.ok()).collect();
-        View(status::view(self.cluster.size, answers.iter()))
-    }
-
-    /// Waits until every replica takes part again: normal, in one view, and no further behind than a checkpoint.
-    pub fn until_whole(&mut self, stop: &Stop) -> Result<(), Error> {
-        let all: Vec<ReplicaId> = self.cluster.size.replicas().collect();
-        let (interval, until) = (self.cluster.file.protocol.checkpoint_interval, Instant::now() + PATIENCE);
-        loop {
-            self.wait(&all, stop, "take part again", |status| status.state == "normal")?;
-            let statuses: Vec<ReplicaStatus> = self.statuses().into_iter().map(|(_, status)| status).collect();
-            let executed = || statuses.iter().map(|status| status.executed);
-            let spread = executed().max().unwrap_or(0) - executed().min().unwrap_or(0);
-            let one_view = statuses.windows(2).all(|pair| pair[0].view == pair[1].view);
-            if statuses.len() == all.len() && one_view && spread <= interval {
-                return Ok(());
-            }
-            if Instant::now() >= until {
-                let line = |s: &ReplicaStatus| format!("{} in view {} at {}", s.id, s.view, s.executed);
-                let seen: Vec<String> = statuses.iter().map(line).collect();
-                return Err(Error::Running {
-                    seen: format!("the cluster is not whole again after {} s: {}", PATIENCE.as_secs(), seen.join(", ")),
-                    mend: KEEPS_LOGS.into(),
-                });
-            }
-            thread::sleep(LOOK);
-        }
-    }
-
-    /// Starts it again after a kill, and waits until it answers.
-    pub fn restart(&mut self, id: ReplicaId, stop: &Stop) -> Result<(), Error> {
-        self.children[usize::from(id.0)].restart().map_err(Error::system(format!("start {id}")))?;
-        self.wait(&[id], stop, "come back", |_| true)
-    }
-
-    /// Waits until each of `replicas` answers and is as `enough` wants it.
-    pub fn wait(
-        &mut self,
-        replicas: &[ReplicaId],
-        stop: &Stop,
-        to: &str,
-        enough: impl Fn(&ReplicaStatus) -> bool,
-    ) -> Result<(), Error> {
-        let children = &mut self.children;
-        let meanwhile = || {
-            for &id in replicas {
-                let child = &mut children[usize::from(id.0)];
-                if let Some(exit) = child.ended() {
-                    let words = child.last_words();
-                    let why =
-                        if words.is_empty() { exit.to_string() } else { format!("{exit}; its log ends:\n{words}") };
-                    return Err(Error::Stopped { replica: id.to_string(), why, mend: KEEPS_LOGS.into() });
-                }
-            }
-            if stop.is_stopped() { Err(Error::Interrupted) } else { Ok(()) }
-        };
-        let late = self.observer.wait(replicas, self.instance, PATIENCE, meanwhile, enough)?;
-        match late.is_empty() {
-            true => Ok(()),
-            false => Err(Error::Running {
-                seen: format!("{} did not {to} within {} s", late.join(", "), PATIENCE.as_secs()),
-                mend: "is the machine very busy? `uptime` shows its load".into(),
-            }),
-        }
-    }
-
     /// Stops all replicas.
     pub fn stop(mut self) {
         child::stop_all(&mut self.children, PATIENCE);
     }
 }
 
-fn spawn(dir: &Path, id: ReplicaId, config: &Path) -> Result<Child, Error> {
+impl Stage for Laboratory {
+    fn cluster(&self) -> &Cluster {
+        &self.cluster
+    }
+
+    fn observer(&self) -> &Observer {
+        &self.observer
+    }
+
+    fn instance(&self) -> u64 {
+        self.instance
+    }
+
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn look(&mut self, id: ReplicaId) -> Result<(), Error> {
+        let child = &mut self.children[usize::from(id.0)];
+        let Some(exit) = child.ended() else { return Ok(()) };
+        let words = child.last_words();
+        let why = if words.is_empty() { exit.to_string() } else { format!("{exit}; its log ends:\n{words}") };
+        Err(Error::Stopped { replica: id.to_string(), why, mend: KEEPS_LOGS.into() })
+    }
+
+    fn kill(&mut self, id: ReplicaId) -> Result<(), Error> {
+        self.children[usize::from(id.0)].kill();
+        Ok(())
+    }
+
+    fn pause(&mut self, id: ReplicaId) -> Result<(), Error> {
+        self.children[usize::from(id.0)].pause().map_err(Error::system(format!("stop {id}")))
+    }
+
+    fn go_on(&mut self, id: ReplicaId) -> Result<(), Error> {
+        self.children[usize::from(id.0)].go_on().map_err(Error::system(format!("let {id} go on")))
+    }
+
+    fn restart(&mut self, id: ReplicaId, stop: &Stop) -> Result<(), Error> {
+        self.children[usize::from(id.0)].restart().map_err(Error::system(format!("start {id}")))?;
+        self.wait(&[id], stop, "come back", &|_| true)
+    }
+
+    fn cut(&mut self, cuts: Cuts) -> Result<(), Error> {
+        match &mut self.network {
+            Some(network) => network.cut(cuts).map_err(Error::system("cut or mend lines")),
+            None => Err(Error::Usage("this laboratory is on loopback: it has no lines to cut".into())),
+        }
+    }
+}
+
+/// Datagrams go to this port in each namespace, questions for the status to the next.
+const PORT: u16 = 7_000;
+
+fn addresses(n: usize, port: u16) -> Vec<SocketAddr> {
+    (0..n).map(|i| SocketAddr::new(Network::address(i), port)).collect()
+}
+
+fn spawn(dir: &Path, id: ReplicaId, config: &Path, network: Option<&Network>) -> Result<Child, Error> {
     let program = std::env::current_exe().map_err(Error::system("find this program"))?;
-    let arguments = vec!["replica".into(), "--config".into(), config.into(), "--until-stdin-closes".into()];
+    let mut arguments = vec!["replica".into(), "--config".into(), config.into(), "--until-stdin-closes".into()];
+    let (program, arguments) = match network {
+        None => (program, arguments),
+        Some(network) => {
+            arguments.push("--lab".into());
+            network.inside(usize::from(id.0), &program, arguments)
+        }
+    };
     let launch = Launch { name: id.to_string(), program, arguments, log: log_file(dir, id) };
     Child::start(launch).map_err(Error::system(format!("start {id}")))
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use super::Laboratory;
+use super::stage::Stage as _;
 use crate::cli::errors::Error;
 use crate::cli::output::{line, note};
 use crate::cli::{kv, status};
@@ -37,7 +38,12 @@ enum Word {
         #[arg(value_parser = replica)]
         replica: ReplicaId,
     },
-    /// Start it again after a kill, let it go on after a stop: start r3
+    /// Let it go on after a stop: cont r3
+    Cont {
+        #[arg(value_parser = replica)]
+        replica: ReplicaId,
+    },
+    /// Start it again after a kill: it has forgotten everything and recovers: start r3
     Start {
         #[arg(value_parser = replica)]
         replica: ReplicaId,
@@ -66,7 +72,9 @@ pub fn run(lab: &mut Laboratory, stop: &Stop) -> Result<(), Error> {
     // It ends with the process: nothing interrupts a read.
     let read = move || io::stdin().lock().lines().map_while(Result::ok).try_for_each(|line| send.send(line));
     thread::spawn(read);
-    line("put KEY VALUE, get KEY, del KEY, cas …, scan [PREFIX], kill rN, stop rN, start rN, status, help, quit")?;
+    line(
+        "put KEY VALUE, get KEY, del KEY, cas …, scan [PREFIX], kill rN, start rN, stop rN, cont rN, status, help, quit",
+    )?;
     loop {
         if asks {
             let _ = write!(io::stdout(), "castra> ").and_then(|()| io::stdout().flush());
@@ -108,14 +116,13 @@ fn act(lab: &mut Laboratory, word: Word, stop: &Stop) -> Result<(), Error> {
             if !lab.runs(replica) {
                 return line(format!("{replica} is dead already"));
             }
-            let primary = lab.statuses().first().map(|(_, status)| status.primary.clone());
-            lab.kill(replica);
+            let primary = lab.cluster().size.primary(lab.view(None));
+            lab.kill(replica)?;
             line(format!("{replica} is killed"))?;
-            if primary == Some(replica.to_string()) {
-                note(
-                    "it was the primary: nothing is ordered any more, for this version has no view changes (queries are answered)",
-                );
+            if primary == replica {
+                note("it was the primary: the others change to the next view as soon as somebody asks for something");
             }
+            too_many(lab);
             Ok(())
         }
         Word::Stop { replica } => {
@@ -124,21 +131,39 @@ fn act(lab: &mut Laboratory, word: Word, stop: &Stop) -> Result<(), Error> {
                 return line(format!("{replica} does not run"));
             }
             lab.pause(replica)?;
-            line(format!("{replica} is stopped"))
+            line(format!("{replica} is stopped"))?;
+            too_many(lab);
+            Ok(())
+        }
+        Word::Cont { replica } => {
+            lab.known(replica)?;
+            if !lab.runs(replica) || !lab.is_paused(replica) {
+                return line(format!("{replica} is not stopped"));
+            }
+            lab.go_on(replica)?;
+            line(format!("{replica} goes on"))
         }
         Word::Start { replica } => {
             lab.known(replica)?;
-            if lab.is_paused(replica) && lab.runs(replica) {
-                lab.go_on(replica)?;
-                return line(format!("{replica} goes on"));
-            }
             if lab.runs(replica) {
-                return line(format!("{replica} runs"));
+                return line(format!("{replica} runs, or is stopped: then `cont {replica}` lets it go on"));
             }
             lab.restart(replica, stop)?;
-            line(format!("{replica} is started again: {}", super::demo::FORGETFUL))
+            line(format!(
+                "{replica} is started again and has forgotten everything: `status` says \"recovering\" until it holds a \
+                 certified state beyond all that it may have said before"
+            ))
         }
         Word::Quit => Ok(()),
+    }
+}
+
+/// Says so if more replicas are away than may be (P50).
+fn too_many(lab: &mut Laboratory) {
+    let size = lab.cluster().size;
+    let away = size.replicas().filter(|&id| !lab.runs(id) || lab.is_paused(id)).count();
+    if away > size.f() {
+        note(format!("{away} are away and only {} may be: nothing is ordered until one is back", size.f()));
     }
 }
 
@@ -156,6 +181,7 @@ mod tests {
         assert!(matches!(parsed("scan"), Ok(Word::Kv(_))));
         assert!(matches!(parsed("kill r2"), Ok(Word::Kill { replica: ReplicaId(2) })));
         assert!(matches!(parsed("start 3"), Ok(Word::Start { replica: ReplicaId(3) })));
+        assert!(matches!(parsed("cont r1"), Ok(Word::Cont { replica: ReplicaId(1) })));
         assert!(matches!(parsed("stop r1"), Ok(Word::Stop { replica: ReplicaId(1) })));
         assert!(matches!(parsed("exit"), Ok(Word::Quit)));
         for wrong in ["kill", "kill x", "kill r999", "put a", "frobnicate", "--", "-x"] {

@@ -52,6 +52,8 @@ pub struct ReplicaStatus {
     pub fetching: Option<u64>,
     /// Pages of others' states that it has fetched.
     pub fetched_pages: u64,
+    /// Bytes of pages and tree nodes that it was sent for that.
+    pub fetched_bytes: u64,
     /// What was wrong in its state when it last diverged.
     pub divergence: Option<Divergence>,
     /// What differs from the states of others where no digest could be certified, by replica.

@@ -1,8 +1,10 @@
 //! The cluster for people: a line of health, a table, and what they should do something about.
 
+use std::cmp::Ordering;
+
 use comfy_table::{CellAlignment, Table, presets};
 
-use super::summary::{Misdeeds, Summary};
+use super::summary::{Budget, Misdeeds, Summary};
 use super::{Asked, ReplicaStatus};
 use crate::cli::config::Cluster;
 use crate::cli::errors::Error;
@@ -50,6 +52,12 @@ pub fn lines(folder: &std::path::Path, cluster: &Cluster, asked: &[Asked], summa
         if state == "behind" {
             hints.push(format!("{id} is {lag} batches behind, further than the log reaches: it only listens"));
         }
+        if status.state == "normal" && status.view > summary.view {
+            hints.push(format!(
+                "{id} has left view {} and waits for {}: it executes what the others order, and votes again when they follow",
+                summary.view, status.view
+            ));
+        }
         hints.extend(hints_of(status));
     }
     hints.extend(summary.misdeeds.iter().map(|(id, of)| misdeeds(id, of, cluster.size.f())));
@@ -59,6 +67,7 @@ pub fn lines(folder: &std::path::Path, cluster: &Cluster, asked: &[Asked], summa
         let word = if equal { "equal" } else { "DIFFERENT" };
         lines.push(format!("state digests {word} at {n}"));
     }
+    lines.extend(spent(&summary.budget));
     let hints = hints.iter().flat_map(|hint| {
         let mut parts = hint.lines().map(plain);
         parts.next().map(|first| format!("! {first}")).into_iter().chain(parts)
@@ -69,7 +78,7 @@ pub fn lines(folder: &std::path::Path, cluster: &Cluster, asked: &[Asked], summa
 
 /// `cluster 7f3a…  HEALTHY, can lose 1 more replica   view 4, primary r1`
 fn health(cluster: &Cluster, summary: &Summary) -> String {
-    let lose = match (summary.health, summary.can_lose) {
+    let lose = match (summary.health, summary.budget.left) {
         ("DOWN", _) => "too few replicas take part".to_owned(),
         (_, 0) => "can lose no more".to_owned(),
         (_, 1) => "can lose 1 more replica".to_owned(),
@@ -78,6 +87,20 @@ fn health(cluster: &Cluster, summary: &Summary) -> String {
     let id = hex::encode(&cluster.id.0[..2]);
     let primary = cluster.size.primary(View(summary.view));
     format!("cluster {id}…  {}, {lose}   view {}, primary {primary}", summary.health, summary.view)
+}
+
+/// `fault budget: 1 of 1 spent: recovering r3; no other fault is tolerated until it takes part again`
+fn spent(budget: &Budget) -> Option<String> {
+    let who = budget.kinds().into_iter().filter(|(_, who)| !who.is_empty());
+    let who: Vec<String> = who.map(|(kind, who)| format!("{kind} {}", who.join(", "))).collect();
+    let (spent, f) = (budget.spent(), budget.f);
+    let then = match spent.cmp(&f) {
+        _ if spent == 0 => return None,
+        Ordering::Less => format!("{} more may be", budget.left),
+        Ordering::Equal => "no other fault is tolerated meanwhile".into(),
+        Ordering::Greater => "that is too much: operations may wait until fewer are".into(),
+    };
+    Some(format!("fault budget: {spent} of {f} spent: {}; {then}", who.join("; ")))
 }
 
 fn drops(status: &ReplicaStatus) -> u64 {
@@ -95,7 +118,9 @@ fn hints_of(status: &ReplicaStatus) -> Vec<String> {
     }
     if status.state == "recovering" {
         hints.push(format!(
-            "{id} was restarted and has forgotten its votes: it takes part again once it is beyond them"
+            "{id} was restarted (boot {}) and has forgotten its votes: it votes and answers again when it holds a certified \
+             state beyond all of them",
+            status.boot
         ));
     }
     if status.state == "lost" {
@@ -144,6 +169,23 @@ mod tests {
             "r2 sends what no correct replica sends: equivocation 3, not_entitled 1 (seen by r0, r1)"
         );
         assert!(misdeeds("r2", &of(&["r0"]), 1).ends_with("so says r0 alone: one of them is faulty"));
+    }
+
+    #[test]
+    fn p50_what_is_left_of_the_budget_is_said() {
+        let of = |f, recovering: &[&str], silent: &[&str]| {
+            let names = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect();
+            let left = f - (recovering.len() + silent.len()).min(f);
+            let budget = Budget { f, left, recovering: names(recovering), silent: names(silent), ..Budget::default() };
+            spent(&budget)
+        };
+        assert_eq!(of(1, &[], &[]), None);
+        assert_eq!(
+            of(1, &["r3"], &[]).unwrap(),
+            "fault budget: 1 of 1 spent: recovering r3; no other fault is tolerated meanwhile"
+        );
+        assert!(of(2, &["r3"], &[]).unwrap().ends_with("1 more may be"));
+        assert!(of(1, &["r3"], &["r0"]).unwrap().contains("silent r0; recovering r3; that is too much"));
     }
 
     #[test]

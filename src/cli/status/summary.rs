@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::{Asked, ReplicaStatus};
@@ -11,13 +12,68 @@ use crate::types::{ClusterSize, View};
 /// What all answers together say.
 pub struct Summary {
     pub health: &'static str,
-    pub can_lose: usize,
+    pub budget: Budget,
     pub view: u64,
     /// The last checkpoint that every replica that answers has, and whether all have one digest there.
     pub digests: Option<(u64, bool)>,
     pub answering: usize,
     /// By who did it.
     pub misdeeds: BTreeMap<String, Misdeeds>,
+}
+
+/// Who counts as one of the f, each once (P50).
+#[derive(Default, Serialize)]
+pub struct Budget {
+    /// How many may.
+    pub f: usize,
+    /// How many more may.
+    pub left: usize,
+    /// No answer, or stopped for good.
+    pub silent: Vec<String>,
+    /// Their votes are forgotten, and they are not beyond them yet (P42).
+    pub recovering: Vec<String>,
+    /// A quorum, or nobody, certified their state.
+    pub diverged: Vec<String>,
+    /// They are fetching a state.
+    pub catching: Vec<String>,
+    /// More than f say that they sent what no correct replica sends.
+    pub lying: Vec<String>,
+}
+
+impl Budget {
+    /// How many do.
+    pub fn spent(&self) -> usize {
+        self.kinds().iter().map(|(_, who)| who.len()).sum()
+    }
+
+    /// Who does, by what they are.
+    pub fn kinds(&self) -> [(&'static str, &[String]); 5] {
+        [
+            ("silent", &self.silent),
+            ("recovering", &self.recovering),
+            ("diverged", &self.diverged),
+            ("catching up", &self.catching),
+            ("lying", &self.lying),
+        ]
+    }
+
+    fn of(size: ClusterSize, asked: &[Asked], misdeeds: &BTreeMap<String, Misdeeds>) -> Budget {
+        let mut budget = Budget { f: size.f(), ..Budget::default() };
+        for Asked { id, answer } in asked {
+            let id = id.to_string();
+            let list = match answer.as_ref().map(|status| status.state.as_str()) {
+                Err(_) | Ok("stopped") => &mut budget.silent,
+                Ok("recovering" | "lost") => &mut budget.recovering,
+                Ok("diverged" | "split") => &mut budget.diverged,
+                Ok("catching") => &mut budget.catching,
+                Ok(_) if misdeeds.get(&id).is_some_and(|of| of.by.len() > size.f()) => &mut budget.lying,
+                Ok(_) => continue,
+            };
+            list.push(id);
+        }
+        budget.left = budget.f.saturating_sub(budget.spent());
+        budget
+    }
 }
 
 /// What a replica is said to have done that no correct one does.
@@ -31,13 +87,6 @@ pub struct Misdeeds {
 /// Sums up.
 pub fn summarize(size: ClusterSize, asked: &[Asked]) -> Summary {
     let answers: Vec<&ReplicaStatus> = asked.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
-    let well = answers.iter().filter(|status| status.state == "normal").count();
-    let faulty = size.n() - well;
-    let health = match faulty {
-        0 => "HEALTHY",
-        k if k <= size.f() => "DEGRADED",
-        _ => "DOWN",
-    };
     let digests = answers.split_first().and_then(|(first, others)| {
         let common = first.checkpoints.iter().rev().find(|(n, _)| others.iter().all(|o| o.checkpoints.contains_key(n)));
         common.map(|(n, root)| (*n, others.iter().all(|other| other.checkpoints[n] == *root)))
@@ -53,14 +102,13 @@ pub fn summarize(size: ClusterSize, asked: &[Asked]) -> Summary {
             }
         }
     }
-    Summary {
-        health,
-        can_lose: size.f().saturating_sub(faulty),
-        view: view(size, answers.iter().copied()),
-        digests,
-        answering: answers.len(),
-        misdeeds,
-    }
+    let budget = Budget::of(size, asked, &misdeeds);
+    let health = match budget.spent() {
+        0 => "HEALTHY",
+        k if k <= size.f() => "DEGRADED",
+        _ => "DOWN",
+    };
+    Summary { health, budget, view: view(size, answers.iter().copied()), digests, answering: answers.len(), misdeeds }
 }
 
 /// The view that a quorum could be in: one above which at most f replicas claim to be.
@@ -88,7 +136,9 @@ impl Summary {
             "n": cluster.size.n(),
             "f": cluster.size.f(),
             "health": self.health,
-            "can_lose": self.can_lose,
+            "can_lose": self.budget.left,
+            "budget": self.budget,
+            "log_window": cluster.file.protocol.log_window,
             "view": self.view,
             "primary": cluster.size.primary(View(self.view)).to_string(),
             "digests_compared_at": self.digests.map(|(n, _)| n),
@@ -116,13 +166,35 @@ mod tests {
         let size = ClusterSize::tolerating(1).unwrap();
         let mut all: Vec<Asked> = (0..4).map(|id| asked(id, "normal", &[(128, "a"), (256, "b")])).collect();
         let summary = summarize(size, &all);
-        assert_eq!((summary.health, summary.can_lose, summary.digests), ("HEALTHY", 1, Some((256, true))));
+        assert_eq!((summary.health, summary.budget.left, summary.digests), ("HEALTHY", 1, Some((256, true))));
         all[2] = asked(2, "recovering", &[(128, "x")]);
         let summary = summarize(size, &all);
-        assert_eq!((summary.health, summary.can_lose, summary.digests), ("DEGRADED", 0, Some((128, false))));
+        assert_eq!((summary.health, summary.budget.left, summary.digests), ("DEGRADED", 0, Some((128, false))));
         all[1].answer = Err("gone".into());
         let summary = summarize(size, &all);
-        assert_eq!((summary.health, summary.can_lose, summary.answering), ("DOWN", 0, 3));
+        assert_eq!((summary.health, summary.budget.left, summary.answering), ("DOWN", 0, 3));
+        let kinds = |asked: &[Asked]| {
+            let budget = summarize(size, asked).budget;
+            budget.kinds().map(|(_, who)| who.join(" "))
+        };
+        assert_eq!(kinds(&all), ["r1", "r2", "", "", ""]);
+        all[1] = asked(1, "stopped", &[]);
+        all[2] = asked(2, "diverged", &[]);
+        all[3] = asked(3, "catching", &[]);
+        assert_eq!(kinds(&all), ["r1", "", "r2", "r3", ""]);
+    }
+
+    #[test]
+    fn p50_a_liar_spends_it_when_one_correct_replica_says_so() {
+        let size = ClusterSize::tolerating(1).unwrap();
+        let mut all: Vec<Asked> = (0..4).map(|id| asked(id, "normal", &[])).collect();
+        for by in [0, 3] {
+            assert_eq!(summarize(size, &all).budget.left, 1, "one accuser may be the liar");
+            let peer = all[by].answer.as_mut().unwrap().peers.entry("r2".into()).or_default();
+            peer.misdeeds.insert("equivocation".into(), 1);
+        }
+        let summary = summarize(size, &all);
+        assert_eq!((summary.budget.left, summary.budget.lying), (0, vec!["r2".to_owned()]));
     }
 
     #[test]

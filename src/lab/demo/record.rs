@@ -8,15 +8,15 @@ use crate::lab::latency::{Latencies, LatencyMicros};
 use crate::sim::linearizability::{Operation, Violation, check};
 use crate::types::Time;
 
-/// When the replica was killed and when it was started again.
+/// When replicas began to be struck, and when the last one was back.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Phases {
     /// The work began.
     pub began: Time,
-    /// A replica was killed.
-    pub killed: Time,
-    /// It was started again.
-    pub restarted: Time,
+    /// The first replica was killed.
+    pub struck: Time,
+    /// All take part again.
+    pub whole: Time,
     /// The work ended.
     pub ended: Time,
 }
@@ -26,18 +26,18 @@ pub struct Phases {
 pub enum Phase {
     /// All replicas up.
     Before,
-    /// One dead.
+    /// One after the other away.
     During,
-    /// It is back.
+    /// All are back.
     After,
 }
 
 impl Phases {
-    /// The phase of an operation: one that a kill or a restart fell into belongs to `During`.
+    /// The phase of an operation: one that the beginning or the end of it fell into belongs to `During`.
     fn of(&self, timing: &Timing) -> Phase {
-        if timing.done < self.killed {
+        if timing.done < self.struck {
             Phase::Before
-        } else if timing.submitted >= self.restarted {
+        } else if timing.submitted >= self.whole {
             Phase::After
         } else {
             Phase::During
@@ -46,9 +46,9 @@ impl Phases {
 
     fn length(&self, phase: Phase) -> Duration {
         match phase {
-            Phase::Before => self.killed.since(self.began),
-            Phase::During => self.restarted.since(self.killed),
-            Phase::After => self.ended.since(self.restarted),
+            Phase::Before => self.struck.since(self.began),
+            Phase::During => self.whole.since(self.struck),
+            Phase::After => self.ended.since(self.whole),
         }
     }
 }
@@ -140,6 +140,11 @@ impl Record {
         longest
     }
 
+    /// Operations answered from `from` to `to`.
+    pub fn answered(&self, from: Time, to: Time) -> u64 {
+        self.timings.iter().filter(|timing| (from..to).contains(&timing.done)).count() as u64
+    }
+
     /// What one phase was like.
     pub fn figures(&self, phases: &Phases, phase: Phase) -> PhaseFigures {
         let (mut reads, mut writes) = (Latencies::new(), Latencies::new());
@@ -196,12 +201,13 @@ mod tests {
         assert_eq!(micros(100, 500, true), 330, "silence until the end counts");
         assert_eq!(micros(5, 7, true), 2, "nothing was answered before");
         assert_eq!(Record::default().gap(at(1), at(4), false).as_micros(), 3);
+        assert_eq!((record.answered(at(10), at(130)), record.answered(at(0), at(901))), (2, 6));
     }
 
     #[test]
     fn operations_belong_to_the_phase_that_made_them_wait() {
         let at = |micros: u64| Time(micros * 1_000);
-        let phases = Phases { began: at(0), killed: at(100), restarted: at(200), ended: at(300) };
+        let phases = Phases { began: at(0), struck: at(100), whole: at(200), ended: at(300) };
         let timings = vec![
             timing(1, 3, true),
             timing(2, 12, false),

@@ -12,6 +12,7 @@ use super::record::{Record, Timing};
 use super::worker::Worker;
 use crate::auth::Identity;
 use crate::client::{Completion, RequestId, SessionError};
+use crate::lab::load::drain;
 use crate::lab::station::{Idle, Station, StationError, Target};
 use crate::runtime::Stop;
 use crate::services::kv::{Answer, Change, Op};
@@ -20,7 +21,7 @@ use crate::sim::linearizability::{Moment, Operation, Placed};
 use crate::types::{ClientId, Position, SeqNum};
 
 /// How much work.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Job {
     /// Client threads, each with an endpoint of its own.
     pub threads: usize,
@@ -28,6 +29,8 @@ pub struct Job {
     pub workers: usize,
     /// Decides what they do, but for what they answer to.
     pub seed: u64,
+    /// All keys begin so: nobody else writes any that do. If it is not empty, they are deleted in the end.
+    pub prefix: String,
 }
 
 /// What the threads share with the one that waits for them.
@@ -127,7 +130,8 @@ fn one_thread(
     let mut station = Station::open(target, identity, job.seed.wrapping_add(thread as u64))?;
     let session = station.endpoint().open_session(job.workers as u64)?;
     let id = |worker: usize| (thread * job.workers + worker) as u64;
-    let mut workers: Vec<Worker> = (0..job.workers).map(|worker| Worker::new(id(worker), job.seed)).collect();
+    let mut workers: Vec<Worker> =
+        (0..job.workers).map(|worker| Worker::new(id(worker), job.seed, &job.prefix)).collect();
     let mut ready: Vec<usize> = (0..job.workers).collect();
     let mut under_way: BTreeMap<RequestId, Begun> = BTreeMap::new();
     let mut record = Record::default();
@@ -168,6 +172,9 @@ fn one_thread(
         }
     }
     record.errors.extend(under_way.values().map(|_| "no answer by the end".to_owned()));
+    if under_way.is_empty() {
+        drain(std::slice::from_mut(&mut station), |_| {});
+    }
     for worker in workers {
         let (own, account) = worker.finish();
         record.own.extend(own);
@@ -201,15 +208,15 @@ impl Record {
 }
 
 /// After the work: finds out what the store holds of the workers' own keys, and goes on until the next checkpoint (one
-/// every `interval` batches) covers everything. The last batch of the work.
+/// every `interval` batches) covers everything. Deletes what it may. The last batch of the work.
 ///
 /// # Errors
 /// [`DemoError`].
 pub fn close(
     record: &mut Record,
+    job: &Job,
     target: &Target,
     identity: &Identity,
-    seed: u64,
     interval: u64,
     progress: &Progress,
 ) -> Result<SeqNum, DemoError> {
@@ -219,7 +226,7 @@ pub fn close(
         Placed::Unordered => None,
     });
     let last = last.max().unwrap_or(Position(0)).batch();
-    let mut station = Station::open(target, identity, seed)?;
+    let mut station = Station::open(target, identity, job.seed.wrapping_add(1 << 32))?;
     let session = station.endpoint().open_session(1)?;
     let mut one = |what: &'static str, ask: Ask, record: &mut Record| -> Result<(Bytes, Position), DemoError> {
         let begun = Begun { worker: 0, op: ask.op.clone(), invoked: progress.moment() };
@@ -240,28 +247,40 @@ pub fn close(
             }
         }
     };
-    let mut after = Vec::new();
-    loop {
-        let scan = Op::Scan { prefix: b"own/", after: &after, limit: 256 }.encode().expect("a short scan");
-        let (result, _) = one("a scan", Ask::query(scan), record)?;
-        let Some(Answer::Entries(entries)) = Answer::parse(&result) else {
-            return Err(DemoError::Unanswered { what: "a scan", error: "not the answer to a scan".into() });
-        };
-        record.found.extend(entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
-        match record.found.last() {
-            Some((key, _)) if entries.more => after.clone_from(key),
-            _ => break,
+    let mut scan = |below: &str, record: &mut Record| {
+        let (prefix, mut found) = (format!("{}{below}", job.prefix), Vec::<(Vec<u8>, Vec<u8>)>::new());
+        loop {
+            let after = found.last().map_or(&[][..], |(key, _)| key);
+            let scan = Op::Scan { prefix: prefix.as_bytes(), after, limit: 256 }.encode().expect("a short scan");
+            let (result, _) = one("a scan", Ask::query(scan), record)?;
+            let Some(Answer::Entries(entries)) = Answer::parse(&result) else {
+                return Err(DemoError::Unanswered { what: "a scan", error: "not the answer to a scan".into() });
+            };
+            found.extend(entries.iter().map(|(key, value)| (key.to_vec(), value.to_vec())));
+            if !entries.more {
+                return Ok(found);
+            }
         }
-    }
+    };
+    record.found = scan("own/", record)?;
+    let all = if job.prefix.is_empty() { Vec::new() } else { scan("", record)? };
+    let end = format!("{}end", job.prefix);
     let sealed = last.0.div_ceil(interval) * interval;
     loop {
-        let put = Op::Change(Change::Put { key: b"end", value: b"of the work" }).encode().expect("a short put");
+        let put = Op::Change(Change::Put { key: end.as_bytes(), value: b"of the work" }).encode().expect("a short put");
         let (_, position) = one("a put", Ask::ordered(put), record)?;
         // The checkpoint at n is made when n is committed: the batch after it says so.
         if position.batch().0 > sealed {
             break;
         }
     }
+    if !job.prefix.is_empty() {
+        for key in all.iter().map(|(key, _)| key.as_slice()).chain([end.as_bytes()]) {
+            let delete = Op::Change(Change::Delete { key }).encode().expect("a short delete");
+            one("a delete", Ask::ordered(delete), record)?;
+        }
+    }
     record.timings.truncate(worked);
+    drain(std::slice::from_mut(&mut station), |_| {});
     Ok(last)
 }

@@ -33,6 +33,8 @@ pub(super) struct Account {
 /// A worker.
 pub(super) struct Worker {
     id: u64,
+    /// Every key begins so.
+    prefix: String,
     rng: Rng,
     pending: Option<Pending>,
     /// What it saw last of some shared key.
@@ -47,25 +49,25 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(id: u64, seed: u64) -> Worker {
-        let rng = Rng::stream(seed, id);
+    pub(super) fn new(id: u64, seed: u64, prefix: &str) -> Worker {
+        let (prefix, rng) = (prefix.to_owned(), Rng::stream(seed, id));
         let (seen, standing, account) = ((0, None), VecDeque::new(), Account::default());
-        Worker { id, rng, pending: None, seen, turns: 0, standing, entered: 0, account }
+        Worker { id, prefix, rng, pending: None, seen, turns: 0, standing, entered: 0, account }
     }
 
     /// Its next operation.
     pub(super) fn ask(&mut self) -> Ask {
         assert!(self.pending.is_none(), "one at a time");
-        let key = format!("shared/{:02}", self.rng.below(SHARED));
-        let number = |key: &str| key[7..].parse().unwrap_or(0);
+        let number = self.rng.below(SHARED);
+        let (key, some) = (self.shared_key(number), format!("{}shared/1", self.prefix));
         let value = self.rng.next_u64().to_le_bytes();
         let (pending, op) = match self.rng.below(100) {
-            0..35 => (Pending::Shared(number(&key)), Op::Get { key: key.as_bytes() }),
-            35..40 => (Pending::Any, Op::Scan { prefix: b"shared/1", after: b"", limit: 8 }),
+            0..35 => (Pending::Shared(number), Op::Get { key: key.as_bytes() }),
+            35..40 => (Pending::Any, Op::Scan { prefix: some.as_bytes(), after: b"", limit: 8 }),
             40..60 => (Pending::Any, Op::Change(Change::Put { key: key.as_bytes(), value: &value })),
             60..65 => (Pending::Any, Op::Change(Change::Delete { key: key.as_bytes() })),
             65..75 => {
-                let (key, expected) = (format!("shared/{:02}", self.seen.0), self.seen.1.clone());
+                let (key, expected) = (self.shared_key(self.seen.0), self.seen.1.clone());
                 let op = Change::Cas { key: key.as_bytes(), expected: expected.as_deref(), new: Some(&value) };
                 return self.begin(Pending::Shared(self.seen.0), &Op::Change(op));
             }
@@ -75,8 +77,7 @@ impl Worker {
                 return self.begin(Pending::Turn, &Op::Change(op));
             }
             _ if self.standing.len() >= STANDING => {
-                let number = self.standing[0];
-                let key = self.entry_key(number);
+                let (number, key) = (self.standing[0], self.entry_key(self.standing[0]));
                 return self.begin(Pending::Remove(number), &Op::Change(Change::Delete { key: key.as_bytes() }));
             }
             _ => {
@@ -132,12 +133,16 @@ impl Worker {
         (turns > 0).then(|| vec![b'0' + (turns % 3) as u8])
     }
 
+    fn shared_key(&self, number: u64) -> String {
+        format!("{}shared/{number:02}", self.prefix)
+    }
+
     fn wheel_key(&self) -> String {
-        format!("own/wheel/{:03}", self.id)
+        format!("{}own/wheel/{:03}", self.prefix, self.id)
     }
 
     fn entry_key(&self, number: u64) -> String {
-        format!("own/entry/{:03}/{number:08}", self.id)
+        format!("{}own/entry/{:03}/{number:08}", self.prefix, self.id)
     }
 }
 
@@ -184,14 +189,14 @@ mod tests {
     /// Plays a worker against a store; `meddle` may answer instead of it.
     fn play(mut meddle: impl FnMut(usize, &Worker, &mut StoreModel, &[u8]) -> Option<Vec<u8>>) -> Account {
         let mut store = StoreModel::default();
-        let mut worker = Worker::new(1, 7);
+        let mut worker = Worker::new(1, 7, "p/");
         for i in 0..2_000 {
             let ask = worker.ask();
             let result = meddle(i, &worker, &mut store, &ask.op).unwrap_or_else(|| store.apply(&call(&ask.op)));
             worker.learn(&Answer::parse(&result).unwrap());
         }
         let (own, mut account) = worker.finish();
-        let scan = Op::Scan { prefix: b"own/", after: b"", limit: 1_000 }.encode().unwrap();
+        let scan = Op::Scan { prefix: b"p/own/", after: b"", limit: 1_000 }.encode().unwrap();
         let found = store.query(&call(&scan)).unwrap();
         let Some(Answer::Entries(entries)) = Answer::parse(&found) else { panic!("a scan") };
         let found: Vec<_> = entries.iter().map(|(k, v)| (k.to_vec(), v.to_vec())).collect();

@@ -59,6 +59,8 @@ pub struct FetchStats {
     pub pages: u64,
     /// Groups of tree nodes fetched, and right.
     pub groups: u64,
+    /// Bytes of pages and tree nodes in all answers that were taken, right or wrong, twice or once.
+    pub bytes: u64,
     /// Requests sent.
     pub requests: u64,
     /// Requests not answered in time.
@@ -472,6 +474,11 @@ impl Fetch {
     /// Parts in the order of what was asked for, perhaps not all. `Ok(false)`: none at all.
     fn check_parts(&mut self, mirror: &mut Mirror, wants: Vec<Want>, parts: Vec<StatePart>) -> Result<bool, Misdeed> {
         let any = !parts.is_empty();
+        let size = |part: &StatePart| match part {
+            StatePart::Nodes(nodes) => nodes.len() * size_of::<Cv>(),
+            StatePart::Page(bytes) => bytes.len(),
+        };
+        self.stats.bytes += parts.iter().map(size).sum::<usize>() as u64;
         let mut wants = wants.into_iter();
         let mut outcome = Ok(any);
         for part in parts {
