@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::claims::Claims;
 use super::transfer::{Divergence, Fetch, FetchStats, Found, Serve};
 use crate::auth::{Signer, Verified};
 use crate::limits::REPLICAS_MAX;
@@ -78,11 +79,8 @@ pub struct Checkpointer {
     interval: u64,
     digester: Digester,
     own: VecDeque<Task>,
-    /// By who handed them on, served in turn: whoever floods waits for himself.
-    claims: BTreeMap<ReplicaId, VecDeque<Claim>>,
-    turn: VecDeque<ReplicaId>,
+    claims: Claims,
     bad_signatures: BTreeMap<ReplicaId, u64>,
-    overflowed: u64,
     serve: Serve,
     fetch: Fetch,
     answers: VecDeque<(ReplicaId, StateAnswer)>,
@@ -105,10 +103,6 @@ struct Comparison {
 /// So long a peer may take.
 const COMPARISON_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Claims of one replica that may wait; more than it can honestly have in flight. Others are dropped, and come again by
-/// STATUS.
-const CLAIMS_MAX: usize = 256;
-
 /// Answers that may wait: more than are asked for at a time.
 const ANSWERS_MAX: usize = 256;
 
@@ -122,10 +116,8 @@ impl Checkpointer {
             interval: config.checkpoint_interval,
             digester: Digester::new(Keep { checkpoints, pages: pages_max }),
             own: VecDeque::new(),
-            claims: BTreeMap::new(),
-            turn: VecDeque::new(),
+            claims: Claims::default(),
             bad_signatures: BTreeMap::new(),
-            overflowed: 0,
             serve: Serve::default(),
             fetch: Fetch::new(config.size.others(config.me), now.0),
             answers: VecDeque::new(),
@@ -142,17 +134,7 @@ impl Checkpointer {
         match task {
             Task::Sealed(sealed) => self.digester.begin(sealed),
             Task::Pages(shipment) => self.digester.accept(shipment),
-            Task::Claim(from, claim) => {
-                let waiting = self.claims.entry(from).or_default();
-                if waiting.len() == CLAIMS_MAX {
-                    self.overflowed += 1;
-                    return;
-                }
-                if waiting.is_empty() {
-                    self.turn.push_back(from);
-                }
-                waiting.push_back(claim);
-            }
+            Task::Claim(from, claim) => self.claims.push(from, claim),
             Task::ViewChange(_) | Task::NewView(_) => self.own.push_back(task),
             Task::Transfer { n, root, diverged } => self.target = Some((n, root, diverged)),
             Task::Compare { n, others } => {
@@ -193,7 +175,7 @@ impl Checkpointer {
     /// Whether [`Checkpointer::step`] has something to do at once; besides, it is due at
     /// [`deadline`](Checkpointer::deadline).
     pub fn is_idle(&self) -> bool {
-        let quiet = self.own.is_empty() && self.turn.is_empty();
+        let quiet = self.own.is_empty() && self.claims.is_empty();
         quiet && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
     }
 
@@ -217,7 +199,7 @@ impl Checkpointer {
             Some(_) => unreachable!("only our own statements wait here"),
             None => {}
         }
-        if let Some((from, claim)) = self.next_claim() {
+        if let Some((from, claim)) = self.claims.pop() {
             match self.keys.verify_claim(claim) {
                 Ok(claim) => found.push(Finding::Claim(claim)),
                 Err(_) => *self.bad_signatures.entry(from).or_default() += 1,
@@ -310,16 +292,6 @@ impl Checkpointer {
         self.progress = stats;
     }
 
-    fn next_claim(&mut self) -> Option<(ReplicaId, Claim)> {
-        let from = self.turn.pop_front()?;
-        let waiting = self.claims.get_mut(&from)?;
-        let claim = waiting.pop_front()?;
-        if !waiting.is_empty() {
-            self.turn.push_back(from);
-        }
-        Some((from, claim))
-    }
-
     /// Claims whose signature or proof was wrong, by who handed them on: a correct replica hands on what it checked.
     pub fn bad_signatures(&self) -> &BTreeMap<ReplicaId, u64> {
         &self.bad_signatures
@@ -327,7 +299,7 @@ impl Checkpointer {
 
     /// Claims for which there was no room.
     pub fn overflowed(&self) -> u64 {
-        self.overflowed
+        self.claims.overflowed()
     }
 
     /// What was moved by transfers to this replica.

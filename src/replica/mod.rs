@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod checkpoint;
+mod claims;
 pub mod network;
 mod status;
 #[cfg(test)]

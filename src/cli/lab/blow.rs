@@ -105,6 +105,17 @@ pub struct Blow {
     pub hold: Duration,
 }
 
+impl fmt::Display for Blow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.victim {
+            Victim::Primary => write!(f, "the primary")?,
+            Victim::Backup => write!(f, "the last backup")?,
+            Victim::Replica(id) => write!(f, "{id}")?,
+        }
+        write!(f, " {} for {} ms", self.fault.word(), self.hold.as_millis())
+    }
+}
+
 /// A blow that was dealt.
 #[derive(Clone, Debug)]
 pub struct Dealt {

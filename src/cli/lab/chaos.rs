@@ -196,7 +196,12 @@ fn on_stage(
     let worked = blow::under_load(stage, &job, stop, &|_| (), |striker| {
         let mut dealt: Vec<Dealt> = Vec::new();
         for blow in plan {
-            dealt.push(striker.strike(&blow, true)?);
+            let number = dealt.len() + 1;
+            dealt.push(striker.strike(&blow, true).inspect_err(|error| {
+                if !matches!(error, Error::Interrupted) {
+                    note(format!("blow {number} of seed {seed} was not survived: {blow}"));
+                }
+            })?);
             dealt.last().into_iter().for_each(|last| say(dealt.len(), last));
             if begun.elapsed() >= length {
                 break;

@@ -232,15 +232,19 @@ fn miss_and_fetch(
     let away = ReplicaId(((primary + size.n() - 1) % size.n()) as u8);
     let then = striker.stage.status(away).unwrap_or_default();
     striker.stage.pause(away)?;
+    let window = striker.stage.cluster().file.protocol.log_window;
+    let other = ReplicaId(primary as u8);
+    let beyond = |striker: &mut Striker<'_>, n: u64| {
+        until(striker, "the log goes on", |striker| striker.stage.status(other).is_some_and(|status| status.stable > n))
+    };
+    // Only the state can bring what is changed now: it lies further on than the socket can take the replica, and the log
+    // will not reach back to it.
+    beyond(striker, then.executed + BEYOND * window)?;
     let changed: Vec<usize> = changed.collect();
     changed.chunks(BATCH).try_for_each(|which| store.put(which))?;
     store.settle(0)?;
-    // Further than the log of the others reaches back, from wherever its socket takes it.
-    let window = striker.stage.cluster().file.protocol.log_window;
-    let other = ReplicaId(primary as u8);
-    until(striker, "the log goes on", |striker| {
-        striker.stage.status(other).is_some_and(|status| status.stable > then.executed + BEYOND * window)
-    })?;
+    let now = striker.stage.status(other).map_or(0, |status| status.executed);
+    beyond(striker, now + window)?;
     let without = striker.clock.now();
     striker.pass(length)?;
     let without = (without, striker.clock.now());
