@@ -210,6 +210,33 @@ fn a_replica_by_hand_is_known_to_down() {
 }
 
 #[test]
+fn p42_f_when_too_many_have_forgotten_status_says_so_and_a_new_life_helps() {
+    let lab = Lab::up(&[]);
+    let dir = lab.dir.to_str().unwrap();
+    ok(&lab.kv(&["put", "k", "v"]));
+    lab.kill(1);
+    lab.kill(2);
+    // `up` would refuse; by hand nobody does.
+    let by_hand = |id: usize| {
+        let mut replica = Command::new(env!("CARGO_BIN_EXE_castra"));
+        replica.args(["replica", "--config", &lab.path(&format!("r{id}.toml"))]).stdin(Stdio::null());
+        replica.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut reborn = [by_hand(1), by_hand(2)];
+    let lost = |status: &serde_json::Value| (1..3).all(|id: usize| status["replicas"][id]["state"] == "lost");
+    let status = lab.until(lost);
+    assert_eq!((&status["health"], &status["budget"]["left"]), (&"DOWN".into(), &0.into()), "{status:#}");
+    assert_eq!(status["budget"]["recovering"], serde_json::json!(["r1", "r2"]), "{status:#}");
+    let said = ok(&castra(&["status", dir]));
+    assert!(said.contains("memory lost: start a new instance") && said.contains("2 of 1 spent"), "{said}");
+    ok(&castra(&["down", dir]));
+    assert!(reborn.iter_mut().all(|replica| replica.wait().unwrap().success()));
+    ok(&castra(&["up", dir]));
+    lab.until(|status| status["health"] == "HEALTHY");
+    fails(&lab.kv(&["get", "k"]), "no such key");
+}
+
+#[test]
 fn chaos_strikes_a_cluster_that_runs_and_leaves_it_whole() {
     let lab = Lab::up(&[]);
     let dir = lab.dir.to_str().unwrap();

@@ -1,5 +1,6 @@
 //! What goes into the agreement core and what comes out of it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::auth::Verified;
@@ -193,4 +194,22 @@ pub enum Notice {
     },
     /// More than f replicas have forgotten their votes: a new instance must be started (P42 f).
     MemoryLost,
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Suspect(n) => write!(f, "others have another state than this replica at {n}"),
+            Notice::Diverged { n, .. } => write!(f, "a quorum certified another state than this replica's at {n}"),
+            Notice::Split(n) => write!(f, "no state can be certified at {n}: the service is not deterministic"),
+            Notice::Equivocation { n } => write!(f, "the primary proposed two batches for {n}"),
+            Notice::Transferred { n, before } => write!(f, "fetched the state at {n}, having executed {before}"),
+            Notice::ViewChange(view) => write!(f, "asks for view {view}"),
+            Notice::NewView(view) => write!(f, "view {view} has begun"),
+            Notice::Recovered { until, view } => {
+                write!(f, "recovered: what it said before it restarted lies below {until}; it is in view {view}")
+            }
+            Notice::MemoryLost => write!(f, "memory lost: more than f replicas have forgotten their votes"),
+        }
+    }
 }

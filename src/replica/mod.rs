@@ -188,7 +188,7 @@ impl<S: Service> Replica<S> {
             counters: self.agreement.counters(),
             service_pages: self.executor.state().service.pages(),
             library_pages: self.executor.state().library.pages(),
-            notices: self.notices.iter().map(|notice| format!("{notice:?}")).collect(),
+            notices: self.notices.iter().map(Notice::to_string).collect(),
         }
     }
 

@@ -354,7 +354,7 @@ impl AgreementRole {
             counters: agreement.counters(),
             service_pages: 0,
             library_pages: 0,
-            notices: self.notices.iter().map(|notice| format!("{notice:?}")).collect(),
+            notices: self.notices.iter().map(Notice::to_string).collect(),
         }
     }
 }
