@@ -14,7 +14,7 @@ use castra::auth::{FreshKey, Keyring, Opened, Principal, Signer};
 use castra::protocol;
 use castra::replica::{Fed, Replica, ReplicaConfig};
 use castra::sim::Tally;
-use castra::transport::{Datagram, Machine, Outgoing, Peer};
+use castra::transport::{Datagram, Head, Machine, Outgoing, Peer};
 use castra::types::{Digest, ReplicaId, SeqNum, SessionId, Time};
 use castra::wire::{
     FrameBuffer, Message, Outcome, PrePrepare, Proposed, ReplyKind, ReplyResult, Signed, ViewChange, Vote,
@@ -48,6 +48,7 @@ struct Show {
     mail: VecDeque<(ReplicaId, Datagram)>,
     /// Correct replicas that nothing from others of them reaches, by bit.
     cut: u8,
+    pieces: Pieces,
     known: Known,
     order: BTreeMap<SeqNum, Digest>,
     liars: usize,
@@ -67,6 +68,45 @@ fn replica(id: ReplicaId, keys: Keyring) -> Replica<Tally> {
     (execution.reply_ring, execution.service_pages) = (1 << 20, 70);
     (execution.held_packs_per_client, execution.held_bytes_per_client) = (4, 1 << 10);
     Replica::new(config, keys, Tally, EPOCH).unwrap()
+}
+
+/// How datagrams of liars are cut, though they would fit whole.
+#[derive(Clone, Copy)]
+struct Pieces {
+    number: u64,
+    /// 0: not at all; else which pieces come in reverse, twice, or not.
+    order: u8,
+}
+
+impl Pieces {
+    fn draw(&mut self, record: &mut Record<'_>) {
+        self.order = if record.chance(48) { record.byte() } else { 0 };
+        // A number that was used before.
+        self.number -= u64::from(self.order & 8 != 0 && self.number > 1);
+    }
+}
+
+/// The datagrams that carry `head` and `body`.
+fn cut(keys: &Keyring, pieces: Pieces, to: ReplicaId, head: Head, body: &Bytes) -> impl Iterator<Item = Bytes> {
+    let mut cut = Vec::new();
+    if pieces.order == 0 || body.is_empty() {
+        cut.push([head.as_slice(), body].concat());
+    } else {
+        let to = [(Principal::Replica(to), head)];
+        keys.fragment(pieces.number, castra::limits::DATAGRAM_MIN, &to, body, |_, head, piece| {
+            cut.push([head.as_slice(), &piece].concat());
+        });
+        if pieces.order & 1 != 0 {
+            cut.reverse();
+        }
+        if pieces.order & 2 != 0 {
+            cut.extend(cut.first().cloned());
+        }
+        if pieces.order & 4 != 0 {
+            cut.pop();
+        }
+    }
+    cut.into_iter().map(Bytes::from)
 }
 
 fn address(client: usize) -> Peer {
@@ -92,6 +132,7 @@ impl Show {
             clients: keys().clients.clone(),
             mail: VecDeque::new(),
             cut: 0,
+            pieces: Pieces { number: 1, order: 0 },
             known: Known::default(),
             order: BTreeMap::new(),
             liars: if alone { 3 } else { 1 },
@@ -144,6 +185,7 @@ impl Show {
     /// Some liars say something each, of one kind.
     fn lie(&mut self, record: &mut Record<'_>) {
         let mask = record.byte() | 1;
+        self.pieces.draw(record);
         let stand = self.stand();
         let mut rest = [0; Record::BYTES];
         rest.fill_with(|| record.byte());
@@ -165,27 +207,36 @@ impl Show {
         let fit = messages.iter().filter(|message| buffer.push(message)).count();
         let frames = buffer.take();
         let alone = self.liars == 3;
+        let mut mail = Vec::new();
         for to in self.correct_ids() {
             if !alone && left_out >> to.0 & 1 == 1 {
                 continue;
             }
             let head = keys.seal(Principal::Replica(to), &[(&frames, 0..fit)]).expect("another replica");
-            let bytes = Bytes::from([head.as_slice(), frames.bytes()].concat());
-            self.mail.push_back((to, Datagram { from: Peer::Replica(liar), bytes }));
+            mail.extend(cut(keys, self.pieces, to, head, frames.bytes()).map(|bytes| (to, bytes)));
         }
+        self.post(Peer::Replica(liar), mail);
+    }
+
+    fn post(&mut self, from: Peer, mail: Vec<(ReplicaId, Bytes)>) {
+        self.mail.extend(mail.into_iter().map(|(to, bytes)| (to, Datagram { from, bytes })));
+        self.pieces.number += 1;
     }
 
     fn client(&mut self, record: &mut Record<'_>) {
         let (which, to) = (usize::from(record.byte()) % CLIENTS, record.byte());
+        self.pieces.draw(record);
         let Some(pack) = record.pack(&self.known, &self.clients[which]) else { return };
         self.known.packs.push(pack.clone());
+        let mut mail = Vec::new();
         for id in self.correct_ids() {
             if to >> id.0 & 1 == 0 {
-                let head = self.clients[which].seal_pack_hop(id, &pack);
-                let bytes = Bytes::from([head.as_slice(), pack.encoded()].concat());
-                self.mail.push_back((id, Datagram { from: address(which), bytes }));
+                let keys = &self.clients[which];
+                let head = keys.seal_pack_hop(id, &pack);
+                mail.extend(cut(keys, self.pieces, id, head, pack.encoded()).map(|bytes| (id, bytes)));
             }
         }
+        self.post(address(which), mail);
     }
 
     fn pass(&mut self, record: &mut Record<'_>) {
