@@ -487,3 +487,23 @@ fn an_endpoint_with_nothing_to_do_sleeps() {
     assert!(stage.result().is_ok());
     assert_eq!(stage.endpoint.deadline(), crate::types::Time::NEVER, "stale timers wake nobody");
 }
+
+#[test]
+fn p08_what_an_endpoint_counts_and_believes_is_what_it_did() {
+    let mut stage = Stage::new(config());
+    let new = stage.endpoint.stats();
+    assert_eq!((new.view, new.rtt, new.packs_out, new.completed), (View(0), None, 0, 0));
+    let session = stage.open(8);
+    let opened = stage.endpoint.stats();
+    assert_eq!((opened.packs_out, opened.sessions_opened), (1, 1));
+    assert_eq!(opened.rtt, Some(Duration::ZERO), "the open was answered at once");
+    stage.endpoint.submit(session, Bytes::from_static(b"op")).unwrap();
+    stage.turn();
+    for from in 0..3 {
+        stage.say(from, 4, &[full(1, TENTATIVE, b"r")]);
+    }
+    assert!(stage.result().is_ok());
+    let stats = stage.endpoint.stats();
+    assert_eq!((stats.view, stats.packs_out, stats.completed), (View(4), 2, 1));
+    assert_eq!((stats.failed, stats.retransmissions), (0, 0));
+}
