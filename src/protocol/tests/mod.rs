@@ -118,6 +118,8 @@ struct One {
     tokens: Vec<PersistToken>,
     /// NEW-VIEWs that it asked to be signed.
     signs: Vec<NewView>,
+    /// Packs that would not execute any more.
+    executed: Vec<Digest>,
     /// Requests that it asked about, and whether something in them would still execute.
     rechecked: usize,
     executes: bool,
@@ -150,6 +152,7 @@ impl One {
             slow_disk,
             tokens,
             signs,
+            executed: Vec::new(),
             rechecked,
             executes,
         }
@@ -275,7 +278,7 @@ impl One {
                 }
                 Action::Recheck(pack) => {
                     self.rechecked += 1;
-                    let event = match self.executes {
+                    let event = match self.executes && !self.executed.contains(&pack.digest()) {
                         true => Event::Request { pack, signed: true },
                         false => Event::Settled(pack.digest()),
                     };

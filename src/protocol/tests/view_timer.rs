@@ -129,7 +129,21 @@ fn p26_a_request_that_cannot_execute_any_more_ends_no_view() {
     // The next is asked for in its turn, and has its own time.
     one.executes = true;
     one.signed_request(pack(1, 2, 8)).stays(T - 1).goes(2);
-    assert_eq!(one.rechecked, 2);
+    assert_eq!(one.rechecked, 3);
+}
+
+#[test]
+fn p26_what_cannot_execute_any_more_takes_no_time_of_what_can() {
+    let mut one = backup();
+    let again: Vec<_> = (1..=50).map(|t| pack(1, t, 8)).collect();
+    one.executed = again.iter().skip(1).map(Pack::digest).collect();
+    for pack in again {
+        one.signed_request(pack);
+    }
+    one.signed_request(pack(2, 1, 8)).stays(T - 1);
+    // The first executes in another pack at the last moment; the next that would execute is the last.
+    one.executed.push(pack(1, 1, 8).digest());
+    one.stays(T).goes(2);
 }
 
 #[test]

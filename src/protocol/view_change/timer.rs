@@ -160,6 +160,21 @@ impl Agreement {
         }
         (self.oldest.key, self.oldest.asked) = (key, false);
         self.oldest.due = if key.is_some() { self.now + self.patience() } else { Time::NEVER };
+        if let Some(Key::Request(digest)) = key {
+            // Requests that were sent again in other packs, or that a fetched state covers, may wait here by the dozen: none
+            // of them takes the time of one that would execute.
+            self.recheck(&digest);
+        }
+    }
+
+    /// Asks whether what waits would still execute: it may have done so in another pack (P46), and the execution role
+    /// knows. Whether there is such a pack.
+    fn recheck(&mut self, digest: &Digest) -> bool {
+        let entry = self.waiting.numbers.get(digest).and_then(|number| self.waiting.packs.get(number));
+        let pack = entry.map(|entry| entry.pack.clone());
+        let waits = pack.is_some();
+        self.actions.extend(pack.map(Action::Recheck));
+        waits
     }
 
     /// T (P26); doubled for every view that failed, as the new-view timer is (P29), or a network slower than T would
@@ -191,14 +206,7 @@ impl Agreement {
         }
         self.oldest.due = Time::NEVER;
         match self.oldest.key {
-            Some(Key::Request(digest)) => {
-                // It may have executed in another pack (P46): the execution role knows.
-                let number = self.waiting.numbers.get(&digest);
-                if let Some(entry) = number.and_then(|number| self.waiting.packs.get(number)) {
-                    self.oldest.asked = true;
-                    self.actions.push_back(Action::Recheck(entry.pack.clone()));
-                }
-            }
+            Some(Key::Request(digest)) => self.oldest.asked = self.recheck(&digest),
             Some(Key::PrePrepared(_)) => self.start_view_change(self.view.next()),
             None => {}
         }
