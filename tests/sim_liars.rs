@@ -3,13 +3,19 @@
 
 mod sim_harness;
 
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use castra::sim::{Config, Fault, Keys, Liar, Lie, Simulation, Tally, TallyModel};
 use castra::types::{ClusterSize, ReplicaId, ReplicaSet};
 use sim_harness::sweep;
 
-fn all(test: &str, seeds: u64, config: impl Fn(u64) -> Config + Sync) {
+/// What the liars were caught at, by name.
+type Caught = BTreeMap<&'static str, u64>;
+
+fn all(test: &str, seeds: u64, config: impl Fn(u64) -> Config + Sync) -> Caught {
+    let caught: Mutex<Caught> = Mutex::default();
     let first = config(0);
     let keys = Keys::new(first.size, first.clients, first.auth);
     sweep(test, 0..seeds, &[], |seed| {
@@ -19,48 +25,56 @@ fn all(test: &str, seeds: u64, config: impl Fn(u64) -> Config + Sync) {
             .model(TallyModel::default())
             .run()?;
         assert_eq!(report.operations, operations, "everything completes");
+        for (name, count) in &report.caught {
+            *caught.lock().unwrap().entry(name).or_default() += count;
+        }
         Ok(report)
     });
+    let caught = caught.into_inner().unwrap();
+    eprintln!("{test}: caught at {caught:?}");
+    caught
 }
 
 fn ms(ms: u64) -> Duration {
     Duration::from_millis(ms)
 }
 
-/// As the primary and as a backup, with a pause of the primary that makes a view change; rarely and always.
-fn one(lie: Lie) {
-    all(&format!("{lie:?}"), 24, |seed| {
+/// As the primary and as a backup, with a pause of the primary that makes a view change; rarely and always. Every lie
+/// that shows by itself is caught by its name.
+fn one(lie: Lie, names: &[&str]) {
+    let caught = all(&format!("{lie:?}"), 24, |seed| {
         let replica = ReplicaId((seed % 4) as u8);
         let permille = [30, 300, 1_000][(seed / 4 % 3) as usize];
         let liars = vec![Liar { replica, lies: vec![lie], permille, twin: false }];
         let faults = vec![(ms(150), Fault::Pause(ReplicaId(0), ms(300))), (ms(700), Fault::Calm)];
         Config { liars, faults, operations: 40, think: ms(15), ..Config::lossy() }
     });
+    assert!(names.iter().all(|name| caught.contains_key(name)), "{lie:?} is caught at {names:?}: {caught:?}");
 }
 
 macro_rules! lies {
-    ($($name:ident: $lie:ident),* $(,)?) => {$(
+    ($($name:ident: $lie:ident $names:expr),* $(,)?) => {$(
         #[test]
         fn $name() {
-            one(Lie::$lie);
+            one(Lie::$lie, &$names);
         }
     )*};
 }
 
 lies! {
-    p35_an_equivocating_primary: Equivocate,
-    p14_contradictory_votes: Votes,
-    p45_lying_view_changes: ViewChanges,
-    p33_lying_new_views: NewViews,
-    p24_wrong_checkpoints: Checkpoints,
-    p38_wrong_pages: States,
-    p05_wrong_replies: Replies,
-    p37_lying_status: Status,
-    p51_selective_silence: Hush,
-    p26_slowness: Slow,
-    p12_proofs_for_some_only: Garble,
-    p40_replays: Replay,
-    p44_every_field_changed: Mutate,
+    p35_an_equivocating_primary: Equivocate [],
+    p14_contradictory_votes: Votes ["contradictory_vote", "contradictory_committed"],
+    p45_lying_view_changes: ViewChanges ["bad_view_change", "contradictory_view_change"],
+    p33_lying_new_views: NewViews ["bad_new_view"],
+    p24_wrong_checkpoints: Checkpoints ["contradictory_checkpoint", "odd_checkpoint"],
+    p38_wrong_pages: States [],
+    p05_wrong_replies: Replies [],
+    p37_lying_status: Status ["absurd_status"],
+    p51_selective_silence: Hush [],
+    p26_slowness: Slow [],
+    p12_proofs_for_some_only: Garble [],
+    p40_replays: Replay ["not_entitled"],
+    p44_every_field_changed: Mutate ["equivocation", "contradictory_vote", "odd_checkpoint"],
 }
 
 #[test]
@@ -93,7 +107,7 @@ fn p14_twins() {
 /// A replica that was cut off fetches the state from peers of whom one sends wrong parts, and names it.
 #[test]
 fn p38_a_transfer_with_a_liar_among_the_peers() {
-    all("p38_a_transfer_with_a_liar", 30, |seed| {
+    let caught = all("p38_a_transfer_with_a_liar", 30, |seed| {
         let liars = vec![Liar { replica: ReplicaId(1), lies: vec![Lie::States], permille: 700, twin: false }];
         let mut config =
             Config { checkpoint_interval: 2, log_window: 4, operations: 120, clients: 4, ..Config::lossy() };
@@ -101,4 +115,5 @@ fn p38_a_transfer_with_a_liar_among_the_peers() {
         config.faults = vec![(ms(60 + seed), Fault::Pause(ReplicaId(2), ms(350)))];
         Config { liars, ..config }
     });
+    assert!(["wrong_page", "wrong_state_header"].iter().any(|name| caught.contains_key(name)), "{caught:?}");
 }

@@ -1,5 +1,6 @@
 //! `castra sim`: whole clusters under hostile circumstances, each from one seed, on all cores.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal as _};
 use std::ops::Range;
 use std::sync::Mutex;
@@ -108,6 +109,7 @@ struct Sum {
     view_changes: u64,
     restarts: u64,
     transfers: u64,
+    caught: BTreeMap<&'static str, u64>,
     seconds: f64,
     seeds_per_minute: f64,
     failures: Vec<Failed>,
@@ -127,6 +129,9 @@ impl Sum {
         self.view_changes += report.view_changes;
         self.restarts += report.restarts;
         self.transfers += report.transfers;
+        for (name, count) in &report.caught {
+            *self.caught.entry(name).or_default() += count;
+        }
     }
 }
 
@@ -229,6 +234,10 @@ fn tell(sum: &Sum, failures: &[Failure]) -> Result<(), Error> {
         sum.seconds,
         sum.seeds_per_minute
     ))?;
+    if !sum.caught.is_empty() {
+        let caught: Vec<String> = sum.caught.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        line(format!("liars were caught at: {}", caught.join(", ")))?;
+    }
     if failures.is_empty() {
         return line("none failed");
     }

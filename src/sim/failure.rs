@@ -1,5 +1,6 @@
 //! What a simulation comes to.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
@@ -34,6 +35,8 @@ pub struct Report {
     pub view_changes: u64,
     /// Replicas that crashed and started again.
     pub restarts: u64,
+    /// What liars were caught at by correct replicas, by name.
+    pub caught: BTreeMap<&'static str, u64>,
     /// Equal for two runs that are equal in every event and byte.
     pub trace: Digest,
     /// What the network did.

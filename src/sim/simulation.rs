@@ -64,6 +64,21 @@ const LOOK: u64 = 4 << 32;
 ///     assert_eq!(report.operations, 60);
 /// }
 /// ```
+/// With faults and liars of one's choice, and a look at every operation on every replica: the first one at which two
+/// replicas of the service differ is named.
+/// ```
+/// # use castra::sim::{Ask, Config, Fault, Lie, Rng, Simulation, Tally};
+/// # use castra::types::ReplicaId;
+/// # use std::time::Duration;
+/// # let workload = |_client: usize, index: u64, _rng: &mut Rng| Ask::ordered(index.to_le_bytes().to_vec());
+/// let ms = Duration::from_millis;
+/// let mut config = Config { watch: true, ..Config::lossy() }.with_liar(3, &[Lie::Replies, Lie::Votes]);
+/// config.faults.push((ms(80), Fault::Isolate(ReplicaId(0))));
+/// config.faults.push((ms(600), Fault::Mend));
+/// let report = Simulation::new(1, config, || Tally, workload).run().unwrap_or_else(|f| panic!("{f}"));
+/// assert!(report.caught.contains_key("contradictory_vote"));
+/// ```
+/// [`Config::hostile`] draws all of them from the seed.
 pub struct Simulation<S: Service> {
     seed: u64,
     config: Config,
@@ -630,6 +645,15 @@ impl<S: Service> Simulation<S> {
         })
     }
 
+    fn caught(&self) -> BTreeMap<&'static str, u64> {
+        let mut caught = BTreeMap::new();
+        let peers = self.live().flat_map(|(_, replica)| replica.status().peers);
+        for (name, count) in peers.flat_map(|peer| peer.misdeeds) {
+            *caught.entry(name).or_default() += count;
+        }
+        caught
+    }
+
     fn report(&self) -> Report {
         let history = self.history.done();
         Report {
@@ -643,6 +667,7 @@ impl<S: Service> Simulation<S> {
             handled: self.world.handled(),
             view_changes: self.live().map(|(_, replica)| replica.status().counters.view_changes).sum(),
             restarts: self.restarts,
+            caught: self.caught(),
             trace: self.world.trace().digest(),
             network: self.world.network().counters(),
         }

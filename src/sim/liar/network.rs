@@ -84,7 +84,7 @@ impl Practice for Garble {
     }
 
     fn post(&mut self, craft: &mut Craft<'_>, at: Time, mut datagram: Outgoing, sent: &mut Vec<(Time, Outgoing)>) {
-        if craft.lies() && craft.rng.chance(300) {
+        if craft.lies() && craft.rng.chance(300) && !datagram.head.as_slice().is_empty() {
             let mut bytes = datagram.head.as_slice().to_vec();
             let flipped = craft.rng.index(bytes.len());
             bytes[flipped] ^= 1 << craft.rng.below(8);
