@@ -19,8 +19,8 @@ impl Agreement {
         if !self.votes() {
             return;
         }
-        if signed {
-            self.await_execution(&pack);
+        if signed && self.await_execution(&pack) {
+            return;
         }
         let pack = pack.into_inner();
         let large = pack.encoded().len() > self.config.inline_max;

@@ -79,7 +79,7 @@ fn p21_the_duplicate_filter_forgets_what_is_executed_if_execution_asks_for_it_ag
     let signed = |pack: &Pack| Event::Request { pack: from_client(pack.clone()), signed: true };
     primary.request(refused.clone()).event(signed(&refused));
     assert_eq!(primary.core.last_proposed, SeqNum(1));
-    assert_eq!(primary.core.counters().duplicate, 2, "it is under way, also when execution says that it would execute");
+    assert_eq!(primary.core.counters().duplicate, 1, "it is under way");
     let d = primary.core.log.get(SeqNum(1)).unwrap().pre_prepare.unwrap().1;
     for backup in [1, 2] {
         primary.message(backup, Message::Prepare(vote(1, d))).message(backup, Message::Commit(vote(1, d)));

@@ -76,7 +76,8 @@ enum Key {
 pub struct Oldest {
     key: Option<Key>,
     due: Time,
-    /// The execution role was asked whether the request would still execute.
+    /// The execution role was asked whether the request would still execute: before its time began, and at its end.
+    checked: bool,
     asked: bool,
     recent: VecDeque<Duration>,
     median: Duration,
@@ -84,7 +85,14 @@ pub struct Oldest {
 
 impl Default for Oldest {
     fn default() -> Self {
-        Oldest { key: None, due: Time::NEVER, asked: false, recent: VecDeque::new(), median: Duration::ZERO }
+        Oldest {
+            key: None,
+            due: Time::NEVER,
+            checked: false,
+            asked: false,
+            recent: VecDeque::new(),
+            median: Duration::ZERO,
+        }
     }
 }
 
@@ -96,7 +104,7 @@ impl Oldest {
 
     /// Another view: everything gets its time again.
     pub fn forget(&mut self) {
-        (self.key, self.due, self.asked) = (None, Time::NEVER, false);
+        (self.key, self.due, self.checked, self.asked) = (None, Time::NEVER, false, false);
     }
 
     fn sample(&mut self, took: Duration) {
@@ -108,13 +116,19 @@ impl Oldest {
 }
 
 impl Agreement {
-    /// A signed request that would execute here (P26).
-    pub(in crate::protocol) fn await_execution(&mut self, pack: &Verified<Pack>) {
+    /// A signed request that would execute here (P26). Whether that is all: the execution role brought it back because it
+    /// was asked before its time began.
+    pub(in crate::protocol) fn await_execution(&mut self, pack: &Verified<Pack>) -> bool {
         self.waiting.insert(self.now, pack, self.config.client_bytes_max);
-        // Asked whether it would still execute, the execution role brought it back: it has waited long enough.
-        if self.oldest.asked && self.oldest.key == Some(Key::Request(pack.digest())) {
-            self.start_view_change(self.view.next());
+        if self.oldest.key != Some(Key::Request(pack.digest())) {
+            return false;
         }
+        // Asked at the end of its time, the execution role brought it back: it has waited long enough.
+        if self.oldest.asked {
+            self.start_view_change(self.view.next());
+            return false;
+        }
+        std::mem::take(&mut self.oldest.checked)
     }
 
     /// Nothing in this pack would execute any more.
@@ -158,12 +172,12 @@ impl Agreement {
         if key == self.oldest.key {
             return;
         }
-        (self.oldest.key, self.oldest.asked) = (key, false);
+        (self.oldest.key, self.oldest.checked, self.oldest.asked) = (key, false, false);
         self.oldest.due = if key.is_some() { self.now + self.patience() } else { Time::NEVER };
         if let Some(Key::Request(digest)) = key {
             // Requests that were sent again in other packs, or that a fetched state covers, may wait here by the dozen: none
             // of them takes the time of one that would execute.
-            self.recheck(&digest);
+            self.oldest.checked = self.recheck(&digest);
         }
     }
 
