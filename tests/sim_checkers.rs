@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use castra::execution::{Context, NotReadOnly, ReplyBuffer, Service};
-use castra::sim::{Ask, Config, Fault, Rng, Simulation, Tally, TallyModel, Wrong};
+use castra::sim::{Ask, Config, Fault, Liar, Rng, Simulation, Tally, TallyModel, Wrong};
 use castra::state::Region;
 use castra::types::ReplicaId;
 
@@ -119,4 +119,18 @@ fn too_many_silent_replicas_are_a_standstill_with_a_full_report() {
     for part in ["seed 42", "c0: ", "r0: v0", "Silence(ReplicaId(2))", "pre-prepare v0 n", "CASTRA_SIM_SEED=42"] {
         assert!(text.contains(part), "{part} is missing in:\n{text}");
     }
+}
+
+/// Two of four with twins: more than f. Each of the two halves is a quorum, and commits what it likes.
+#[test]
+fn p50_more_than_f_liars_break_agreement_and_it_is_found() {
+    let twins = |id| Liar { replica: ReplicaId(id), lies: Vec::new(), permille: 0, twin: true };
+    let set = |ids: &[u8]| ids.iter().copied().map(ReplicaId).collect();
+    let mut config = Config { liars: vec![twins(0), twins(1)], ..Config::calm() };
+    config.faults.push((Duration::ZERO, Fault::Divide(ReplicaId(0), set(&[1, 2]))));
+    config.faults.push((Duration::ZERO, Fault::Divide(ReplicaId(1), set(&[0, 2]))));
+    let failure = Simulation::new(1, config, || Tally, tokens).run().unwrap_err();
+    let Wrong::Disagreement(disagreement) = &failure.wrong else { panic!("{failure}") };
+    let between = [disagreement.first.0, disagreement.second.0];
+    assert!(between.contains(&ReplicaId(2)) && between.contains(&ReplicaId(3)), "{failure}");
 }
