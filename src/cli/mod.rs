@@ -83,6 +83,10 @@ enum BenchVerb {
     Failover(lab::failover::FailoverArgs),
     /// Let a replica fetch a large state under load: what is moved, and what clients feel
     Transfer(lab::transfer::TransferArgs),
+    /// What this machine takes for messages alone: the bound of every load
+    Net(lab::pattern::NetArgs),
+    #[command(hide = true)]
+    BareReplica(lab::pattern::BareArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -140,6 +144,8 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
         Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
         Verb::Bench(BenchVerb::Transfer(args)) => lab::transfer::transfer(&args),
+        Verb::Bench(BenchVerb::Net(args)) => lab::pattern::net(&args),
+        Verb::Bench(BenchVerb::BareReplica(args)) => lab::pattern::bare_replica(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

@@ -198,7 +198,7 @@ fn run<S: Service>(
 }
 
 /// A process whose starter is gone, however that ended, goes too.
-fn stop_with_stdin(stop: Stop) -> Result<(), Error> {
+pub fn stop_with_stdin(stop: Stop) -> Result<(), Error> {
     let wait = move || {
         let _ = std::io::copy(&mut std::io::stdin().lock(), &mut std::io::sink());
         stop.stop();

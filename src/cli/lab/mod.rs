@@ -5,6 +5,7 @@ mod blow;
 pub mod chaos;
 pub mod demo;
 pub mod failover;
+pub mod pattern;
 mod prompt;
 mod stage;
 pub mod transfer;
