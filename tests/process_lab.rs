@@ -180,6 +180,28 @@ fn the_demo_loses_nothing_and_says_so() {
 }
 
 #[test]
+fn the_bare_pattern_is_measured_in_processes_of_its_own() {
+    for (clients, outstanding, more) in [("1", "1", None), ("2", "16", None), ("2", "1", Some("--read-only"))] {
+        let mut arguments = vec!["bench", "net", "--seconds", "0.3", "--json", "--transport", "sockets"];
+        arguments.extend(["--clients", clients, "--outstanding", outstanding]);
+        arguments.extend(more);
+        let report = castra(&arguments);
+        for positive in ["ops_per_s", "cpu_us_per_op"] {
+            assert!(report["pattern"][positive].as_f64().unwrap() > 0.0, "{report:#}");
+        }
+        let latency = &report["pattern"]["latency_us"];
+        assert!(
+            latency["p50"].as_f64().unwrap() > 0.0 && latency["p99"].as_f64() <= latency["max"].as_f64(),
+            "{report:#}"
+        );
+        assert!(report["costs_ns"]["datagram_64"].as_f64().unwrap() > 100.0, "no datagram is that cheap: {report:#}");
+    }
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_castra")).args(["bench", "net", "--outstanding", "0"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
 fn load_is_measured_on_processes() {
     for (transport, more) in [("uring", None), ("sockets", Some("--read-only"))] {
         let mut arguments =

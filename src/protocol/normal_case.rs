@@ -7,7 +7,7 @@ use super::queue::Refused;
 use super::{Action, Agreement, Held, Misdeed, Mode, Notice, Record};
 use crate::auth::Verified;
 use crate::limits;
-use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time, View};
 use crate::wire::{Batch, Choice, Committed, Message, Pack, PrePrepare, Proposed, Vote};
 
 impl Agreement {
@@ -426,12 +426,16 @@ impl Agreement {
         self.try_commit(vote.n);
     }
 
-    /// committed-local = prepared + q matching commits, our own included (P15).
+    /// committed-local = prepared + q matching commits, our own included (P15). Whose COMMITTED we have, need not say it
+    /// of this view too: what one correct replica committed is committed for ever, and a liar gains no more by it than
+    /// by a COMMIT. (A PREPARE it does not stand for: who counts on one counts on its sender's Q entry, P27.)
     fn try_commit(&mut self, n: SeqNum) {
         let quorum = self.config.size.quorum();
         let Some(slot) = self.log.get_mut(n) else { return };
         let Some((view, digest)) = slot.prepared else { return };
-        if slot.committed.is_none() && slot.commit_sent && slot.commits.count((view, digest)) >= quorum {
+        let (said, vouched) = (slot.commits.voters((view, digest)), slot.vouched.voters(digest));
+        let commits: ReplicaSet = said.iter().chain(vouched.iter()).collect();
+        if slot.committed.is_none() && slot.commit_sent && commits.len() >= quorum {
             self.mark_committed(n, digest);
         }
     }
@@ -464,6 +468,7 @@ impl Agreement {
             self.mark_committed(n, committed.digest);
             self.adopt_candidate(n);
         }
+        self.try_commit(n);
     }
 
     /// Uses the body of a candidate whose digest is committed.

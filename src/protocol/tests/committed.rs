@@ -18,6 +18,26 @@ fn p51_weak_quorum_of_committed_makes_it_committed_and_the_body_is_fetched() {
     assert_eq!(starved.did, [Did::Committed(1)]);
 }
 
+/// Some executed it in an earlier view and miss prepares of this one: too few to be believed without more (w), and they
+/// say no COMMIT of this view.
+#[test]
+fn p15_p51_a_committed_counts_as_its_senders_commit_and_not_as_its_prepare() {
+    let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
+    let committed = Message::Committed(Committed { n: SeqNum(1), digest: p.digest() });
+    let mut backup = One::new(1);
+    backup.pre_prepare(0, &p, true).message(3, committed.clone());
+    backup.message(0, Message::Commit(vote(1, p.digest())));
+    assert!(backup.did.is_empty(), "not prepared: its own prepare and none besides");
+    backup.message(2, Message::Prepare(vote(1, p.digest())));
+    assert_eq!(backup.did, [Did::Committed(1)], "commits of r0 and its own, and what r3 said");
+
+    // One replica counts once.
+    let mut backup = One::new(1);
+    backup.pre_prepare(0, &p, true).message(2, Message::Prepare(vote(1, p.digest())));
+    backup.message(3, committed).message(3, Message::Commit(vote(1, p.digest())));
+    assert_eq!(backup.did, [Did::Tentative(1)]);
+}
+
 #[test]
 fn p51_a_tentative_execution_of_another_batch_is_rolled_back() {
     let lie = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
