@@ -211,6 +211,9 @@ fn p42_c_who_told_it_of_its_word_joins_it_once_in_a_while() {
         peer.message(1, Message::Status(Status { floor: View(2), ..recovering.clone() }));
         peer.view_change(1, 3, 3);
         assert_eq!(peer.core.view() == View(3), joins, "{after:?}");
+        // It waits, and says the same again.
+        peer.pass(Duration::from_secs(5)).view_change(1, 3, 3);
+        assert_eq!(peer.core.view(), View(3), "{after:?}");
     }
 
     let mut stranger = One::new(2);

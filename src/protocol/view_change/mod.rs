@@ -276,7 +276,13 @@ impl Agreement {
                     self.views.named.insert(from, signed);
                 }
             }
-            Some(_) => return,
+            Some(_) => {
+                // The same again: who recovers waits with it, and it may be time to help by now (P42 c).
+                if self.helps_recovery(from, view) {
+                    self.start_view_change(view);
+                }
+                return;
+            }
             None if view > present || view == present && pending => {
                 of_sender.insert(view, signed);
                 let highest = of_sender.last_key_value().map(|(view, _)| *view);
