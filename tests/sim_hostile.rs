@@ -30,6 +30,8 @@ const KEPT: &[u64] = &[
     // A replica that restarted twice within `recover_min` asked for the next view too early, and who could help it
     // took no second look at the same view-change.
     2623,
+    // A liar's other words about checkpoints, or its checkpoints far ahead, kept a proof out that had its signature.
+    2899, 5322,
 ];
 /// At f = 2.
 const KEPT_OF_SEVEN: &[u64] = &[];

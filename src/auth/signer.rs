@@ -100,10 +100,15 @@ impl Signer {
     ///
     /// # Errors
     /// The first thing that is wrong.
-    pub fn verify_claim(&self, claim: Claim) -> Result<Verified<Claim>, Reject> {
-        match &claim {
+    pub fn verify_claim(&self, mut claim: Claim) -> Result<Verified<Claim>, Reject> {
+        match &mut claim {
             Claim::Checkpoint(checkpoint) => {
                 self.verify_checkpoint(*checkpoint)?;
+            }
+            Claim::Stable(proof) => {
+                self.verify_stable(proof)?;
+                // Those beyond q were not looked at.
+                proof.truncate(self.size.quorum());
             }
             Claim::ViewChange(signed) => {
                 self.verify_signed(signed)?;

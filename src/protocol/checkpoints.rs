@@ -20,6 +20,8 @@ pub(super) struct Checkpoints {
 struct Votes {
     roots: Certificate<Digest>,
     signed: BTreeMap<ReplicaId, SignedCheckpoint>,
+    /// q of one root that came together, whatever their signers said elsewhere.
+    proof: Option<(Digest, Vec<SignedCheckpoint>)>,
     suspected: bool,
     /// In a split: whose state was, or is being, compared with ours.
     compared: ReplicaSet,
@@ -79,6 +81,31 @@ impl Agreement {
         self.judge_checkpoint(n);
     }
 
+    /// q signed checkpoints of one (n, root), handed on by anyone (P24). They count together: a signer among them that
+    /// lied to this replica before, or has filled its places with checkpoints that nobody will reach, takes nothing from
+    /// what q say.
+    pub(super) fn on_stable(&mut self, proof: Vec<SignedCheckpoint>) {
+        let Some(&SignedCheckpoint { n, root, .. }) = proof.first() else { return };
+        if !n.0.is_multiple_of(self.config.checkpoint_interval) {
+            proof.iter().for_each(|checkpoint| self.caught(checkpoint.replica, Misdeed::OddCheckpoint));
+            return;
+        }
+        for checkpoint in &proof {
+            if let Some(peer) = self.peers.get_mut(&checkpoint.replica) {
+                peer.advance(n);
+            }
+        }
+        let farthest = SeqNum(self.log.high().0 + self.config.log_window);
+        if n <= self.log.low() || proof.len() < self.config.size.quorum() {
+            self.counters.outside_window += 1;
+        } else if n > farthest {
+            self.note_certified(n, root, proof);
+        } else {
+            self.checkpoints.votes.entry(n).or_default().proof.get_or_insert((root, proof));
+            self.judge_checkpoint(n);
+        }
+    }
+
     /// Within two windows every checkpoint has a place. Beyond them each replica has so many, its latest: a replica that
     /// was cut off for long learns from those which state to fetch (P38).
     fn make_room(&mut self, n: SeqNum, from: ReplicaId) -> bool {
@@ -112,7 +139,7 @@ impl Agreement {
         let me = self.config.me;
         let ours = self.checkpoints.own.get(&n).copied();
         let Some(votes) = self.checkpoints.votes.get_mut(&n) else { return };
-        if votes.roots.is_split(size, size.quorum()) {
+        if votes.proof.is_none() && votes.roots.is_split(size, size.quorum()) {
             if let Some(ours) = ours {
                 let differ = votes.roots.votes().filter(|(r, root)| *r != me && *root != ours);
                 let others: Vec<_> = differ.filter(|(r, _)| votes.compared.insert(*r)).collect();
@@ -126,10 +153,12 @@ impl Agreement {
             }
             return;
         }
-        let certified = votes.roots.decided(size.quorum());
-        if let Some(root) = certified {
+        let collected = votes.roots.decided(size.quorum()).map(|root| {
             let signed = votes.signed.values().filter(|c| c.root == root);
-            let proof: Vec<SignedCheckpoint> = signed.take(size.quorum()).copied().collect();
+            (root, signed.take(size.quorum()).copied().collect())
+        });
+        let (certified, proof) = votes.proof.clone().or(collected).unzip();
+        if let (Some(root), Some(proof)) = (certified, proof) {
             if ours == Some(root) {
                 return self.mark_stable(n, proof);
             }
@@ -173,7 +202,7 @@ impl Agreement {
             votes.roots.remove(me);
             votes.signed.remove(&me);
         }
-        self.checkpoints.votes.retain(|_, votes| !votes.signed.is_empty());
+        self.checkpoints.votes.retain(|_, votes| !votes.signed.is_empty() || votes.proof.is_some());
         self.checkpoints.own.clear();
         self.checkpoints.own.insert(n, root);
         self.make_stable(n, proof, self.least_needed().max(dropped));

@@ -411,10 +411,7 @@ impl Network {
                 inbound.push(Inbound::PrePrepare(message, authentic));
             }
             Message::Checkpoint(checkpoint) => inbound.push(Inbound::Claim(from, Claim::Checkpoint(*checkpoint))),
-            Message::Stable(proof) => {
-                let proof = proof.iter().take(self.size.n()).copied();
-                inbound.extend(proof.map(|checkpoint| Inbound::Claim(from, Claim::Checkpoint(checkpoint))));
-            }
+            Message::Stable(proof) => inbound.push(Inbound::Claim(from, Claim::Stable(proof.clone()))),
             Message::ViewChange(signed) => inbound.push(Inbound::Claim(from, Claim::ViewChange(signed.clone()))),
             Message::NewView(signed) => inbound.push(Inbound::Claim(from, Claim::NewView(signed.clone()))),
             Message::StableAnswer(answer) => {

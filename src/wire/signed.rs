@@ -289,6 +289,8 @@ impl Statement for NewView {
 pub enum Claim {
     /// CHECKPOINT (P24).
     Checkpoint(SignedCheckpoint),
+    /// q CHECKPOINTs of one (n, root): whoever hands them on (P24).
+    Stable(Vec<SignedCheckpoint>),
     /// VIEW-CHANGE (P27).
     ViewChange(std::sync::Arc<Signed<ViewChange>>),
     /// NEW-VIEW (P33).
@@ -302,6 +304,8 @@ impl Claim {
     pub fn signer(&self) -> ReplicaId {
         match self {
             Claim::Checkpoint(checkpoint) => checkpoint.replica,
+            // Of several, the first.
+            Claim::Stable(proof) => proof.first().map_or(ReplicaId(0), |checkpoint| checkpoint.replica),
             Claim::ViewChange(signed) => signed.statement().replica,
             Claim::NewView(signed) => signed.statement().replica,
             Claim::StableAnswer(from, _) => *from,

@@ -122,3 +122,56 @@ fn p25_a_split_replica_suspects_no_primary_and_joins_no_view_change() {
     backup.signed_request(pack(1, 9, 8)).pass(Duration::from_secs(2)).leave(&[0, 2], 3);
     assert_eq!((backup.core.view(), backup.core.is_pending()), (View(0), false), "the fault is the service's");
 }
+
+fn proof(n: u64, root: u8) -> Event {
+    let signed = |replica| SignedCheckpoint {
+        n: SeqNum(n),
+        root: Digest([root; 32]),
+        replica: ReplicaId(replica),
+        boot: 0,
+        signature: [0; 64],
+    };
+    Event::Claim(from_replica(3, Claim::Stable([0, 2, 3].map(signed).to_vec())))
+}
+
+/// A liar signs what q need, and something else for those whom it wants to fall behind.
+#[test]
+fn p24_a_proof_counts_whatever_its_signers_said_elsewhere() {
+    let mut backup = One::new(1);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(2, K, 9).checkpoint(1, K, 7).checkpoint(3, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(0), "two of four, and a liar");
+    backup.event(proof(K, 7));
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+    assert_eq!(backup.core.stable_proof().len(), 3);
+
+    // The proof is there before the state is.
+    let mut backup = One::new(1);
+    backup.checkpoint(2, K, 9).event(proof(K, 7));
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+
+    // It is another than ours.
+    let mut backup = One::new(1);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.checkpoint(1, K, 5).checkpoint(2, K, 5).event(proof(K, 7));
+    assert_eq!((backup.core.mode(), &backup.transfers[..]), (Mode::Diverged, &[(K, true)][..]));
+}
+
+#[test]
+fn p24_p38_checkpoints_that_nobody_will_reach_keep_no_proof_out() {
+    let mut backup = One::new(1);
+    let far = 100 * L;
+    for i in 2..6 {
+        backup.checkpoint(2, i * far, 9);
+    }
+    backup.event(proof(far, 7)).pass(Duration::from_millis(200));
+    assert_eq!(backup.transfers, [(far, false)]);
+}

@@ -45,11 +45,7 @@ fn p15_p37_four_replicas_agree_though_messages_are_lost() {
             match message {
                 Message::PrePrepare(p) => drop(one.pre_prepare(from, &p, true)),
                 Message::Checkpoint(c) => drop(one.event(Event::Claim(from_replica(from, Claim::Checkpoint(c))))),
-                Message::Stable(proof) => {
-                    for c in proof {
-                        one.event(Event::Claim(from_replica(c.replica.0, Claim::Checkpoint(c))));
-                    }
-                }
+                Message::Stable(proof) => drop(one.event(Event::Claim(from_replica(from, Claim::Stable(proof))))),
                 other => drop(one.message(from, other)),
             }
         }

@@ -167,6 +167,7 @@ impl Agreement {
     pub(super) fn on_claim(&mut self, claim: Claim) {
         match claim {
             Claim::Checkpoint(checkpoint) => self.on_checkpoint(checkpoint),
+            Claim::Stable(proof) => self.on_stable(proof),
             Claim::ViewChange(signed) if self.is_own(&*signed) => self.on_own_view_change(signed),
             Claim::ViewChange(signed) => self.on_view_change(signed),
             Claim::NewView(signed) if self.is_own(&*signed) => self.on_own_new_view(signed),
@@ -255,9 +256,7 @@ impl Agreement {
         if self.views.highest.get(&from).is_none_or(|highest| highest.statement().view < view) {
             self.views.highest.insert(from, signed.clone());
         }
-        for checkpoint in &v.proof {
-            self.on_checkpoint(*checkpoint);
-        }
+        self.on_stable(v.proof.clone());
         let (wanted, digest) = (self.is_named(from, signed.digest()), signed.digest());
         let (present, pending) = (self.view, self.views.pending);
         let first = self.views.held.get(&from).and_then(|of| of.get(&view)).filter(|first| self.stands(first));

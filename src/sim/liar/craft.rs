@@ -55,21 +55,21 @@ impl Craft<'_> {
     pub fn sign_checkpoint(&self, n: SeqNum, root: Digest) -> Option<SignedCheckpoint> {
         match self.signer.sign_checkpoint(n, root).into_inner() {
             Claim::Checkpoint(checkpoint) => Some(checkpoint),
-            Claim::ViewChange(_) | Claim::NewView(_) | Claim::StableAnswer(..) => None,
+            Claim::Stable(_) | Claim::ViewChange(_) | Claim::NewView(_) | Claim::StableAnswer(..) => None,
         }
     }
 
     pub fn sign_view_change(&self, statement: ViewChange) -> Option<Arc<Signed<ViewChange>>> {
         match self.signer.sign_view_change(statement).into_inner() {
             Claim::ViewChange(signed) => Some(signed),
-            Claim::Checkpoint(_) | Claim::NewView(_) | Claim::StableAnswer(..) => None,
+            Claim::Checkpoint(_) | Claim::Stable(_) | Claim::NewView(_) | Claim::StableAnswer(..) => None,
         }
     }
 
     pub fn sign_new_view(&self, statement: NewView) -> Option<Arc<Signed<NewView>>> {
         match self.signer.sign_new_view(statement).into_inner() {
             Claim::NewView(signed) => Some(signed),
-            Claim::Checkpoint(_) | Claim::ViewChange(_) | Claim::StableAnswer(..) => None,
+            Claim::Checkpoint(_) | Claim::Stable(_) | Claim::ViewChange(_) | Claim::StableAnswer(..) => None,
         }
     }
 }

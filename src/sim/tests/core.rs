@@ -114,7 +114,7 @@ impl Core {
             Message::Checkpoint(c) => vec![claim(Claim::Checkpoint(c))],
             Message::ViewChange(signed) => vec![claim(Claim::ViewChange(signed))],
             Message::NewView(signed) => vec![claim(Claim::NewView(signed))],
-            Message::Stable(proof) => proof.into_iter().map(|c| claim(Claim::Checkpoint(c))).collect(),
+            Message::Stable(proof) => vec![claim(Claim::Stable(proof))],
             Message::Relay(pack) if self.executed.contains_key(&pack.digest()) => vec![],
             Message::Relay(pack) => {
                 let pack = Verified::assume(Principal::Client(pack.client(), pack.endpoint()), pack);
