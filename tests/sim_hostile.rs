@@ -32,6 +32,8 @@ const KEPT: &[u64] = &[
     2623,
     // A liar's other words about checkpoints, or its checkpoints far ahead, kept a proof out that had its signature.
     2899, 5322,
+    // A replica that restarted four times asked for view 2 while it recovered, and nobody had told it of view 1.
+    101481,
 ];
 /// At f = 2.
 const KEPT_OF_SEVEN: &[u64] = &[];

@@ -130,9 +130,8 @@ pub struct Peer {
     pub boot: u64,
     /// When we last answered its STATUS.
     answered_at: Time,
-    /// When we last answered its QUERY-STABLE, and with its VIEW-CHANGE for which view (P42).
+    /// When we last answered its QUERY-STABLE (P42).
     recovery_answered_at: Time,
-    returned: Option<View>,
     /// When we last left a view to let it recover (P42 c).
     helped_at: Time,
     /// N of its last recovery for which we padded, and since when (P42 d).

@@ -130,7 +130,6 @@ impl Agreement {
         let peer = self.peers.get_mut(&from).expect("heard");
         if peer.recovery_answered_at == Time(0) || now.since(peer.recovery_answered_at) >= resend_min {
             peer.recovery_answered_at = now;
-            peer.returned = view_change.as_ref().map(|signed| signed.statement().view);
             let signed = self.checkpoints.last_own().max(self.log.low());
             let prepared = self.last_prepared.max(self.last_executed);
             self.send(from, Message::StableAnswer(StableAnswer { nonce, signed, prepared, view_change }));
@@ -245,15 +244,15 @@ impl Agreement {
         self.pad_to = self.pad_to.max(SeqNum(until.0.next_multiple_of(k)));
     }
 
-    /// P42 c: a recovering replica whose own word keeps it out of the present view asks for the next; who told it of
-    /// that word helps it.
+    /// P42 c: a recovering replica whose own word, of this life or an earlier one, keeps it out of the present view asks
+    /// for a later one, and is helped now and then. (That a peer had told it of that word is not asked for: a liar could
+    /// bring it about, and a replica that left a view since would wait for ever.)
     pub(super) fn helps_recovery(&mut self, from: ReplicaId, view: View) -> bool {
         let (now, recover_min) = (self.now, self.config.recover_min);
         let Some(peer) = self.peers.get_mut(&from) else { return false };
-        let asked = peer.returned.is_some_and(|returned| view == returned.next());
         let near = view > self.view && view.0 <= self.view.0 + 2;
         let due = peer.helped_at == Time(0) || now.since(peer.helped_at) >= recover_min;
-        if asked && near && due && peer.recovering {
+        if near && due && peer.recovering {
             peer.helped_at = now;
             return true;
         }
