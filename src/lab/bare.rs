@@ -162,13 +162,22 @@ pub struct BareReplica {
     waiting: Vec<SocketAddr>,
     slots: BTreeMap<u64, Slot>,
     proposed: u64,
+    proposed_at: Time,
     prepared: u64,
 }
 
 impl BareReplica {
     /// Replica `me`.
     pub fn new(me: ReplicaId, shape: Shape) -> BareReplica {
-        BareReplica { me, shape, waiting: Vec::new(), slots: BTreeMap::new(), proposed: 0, prepared: 0 }
+        BareReplica {
+            me,
+            shape,
+            waiting: Vec::new(),
+            slots: BTreeMap::new(),
+            proposed: 0,
+            proposed_at: Time(0),
+            prepared: 0,
+        }
     }
 
     /// Runs it at `addresses[me]` until stopped.
@@ -204,7 +213,7 @@ impl BareReplica {
 }
 
 impl Machine for BareReplica {
-    fn turn(&mut self, _: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, outbox: &mut Vec<Outgoing>) {
         for Datagram { from, bytes } in inbox.drain(..) {
             let Some((kind, number, clients)) = parse(&bytes) else { continue };
             match (kind, from) {
@@ -226,8 +235,12 @@ impl Machine for BareReplica {
                 _ => {}
             }
         }
+        // A batch that lost a datagram (at the start: whose backups were not up yet) is given up; its packs come again.
+        if !self.waiting.is_empty() && now.since(self.proposed_at) > LOST / 2 {
+            self.prepared = self.prepared.max(self.proposed);
+        }
         if !self.waiting.is_empty() && self.prepared == self.proposed {
-            self.proposed += 1;
+            (self.proposed, self.proposed_at) = (self.proposed + 1, now);
             let (number, clients) = (self.proposed, std::mem::take(&mut self.waiting));
             let len = self.shape.pre_prepare(clients.len());
             self.to_others(PRE_PREPARE, number, &clients, len, outbox);
@@ -342,4 +355,36 @@ pub fn work(
     end();
     bare.window = clock.now().since(begun_at);
     Ok(bare)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_primary_gives_up_a_batch_that_nobody_heard_of() {
+        let size = ClusterSize::tolerating(1).unwrap();
+        let shape = Shape { size, requests: 1, request_bytes: 8, reply_bytes: 8, read_only: false };
+        let mut primary = BareReplica::new(ReplicaId(0), shape);
+        let client = Peer::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
+        let mut ask = |at: Time| {
+            let mut inbox = vec![Datagram { from: client, bytes: datagram(client, PACK, 1, &[], shape.pack()).body }];
+            let mut outbox = Vec::new();
+            primary.turn(at, &mut inbox, &mut outbox);
+            outbox.iter().filter_map(|sent| parse(&sent.body)).map(|(kind, n, _)| (kind, n)).collect::<Vec<_>>()
+        };
+        let start = Time(1_000_000_000);
+        assert_eq!(ask(start), [(PRE_PREPARE, 1); 3]);
+        assert_eq!(ask(start + LOST / 4), [], "it may be on its way");
+        assert_eq!(ask(start + LOST), [(PRE_PREPARE, 2); 3]);
+    }
+
+    #[test]
+    fn datagrams_have_the_sizes_of_the_real_ones() {
+        let size = ClusterSize::tolerating(1).unwrap();
+        let shape = Shape { size, requests: 256, request_bytes: 8, reply_bytes: 8, read_only: false };
+        assert!(shape.validate().is_ok() && shape.pack() > 256 * 40 && shape.replies() > 256 * 40);
+        assert_eq!(datagram(Peer::Replica(ReplicaId(1)), PREPARE, 1, &[], shape.prepare()).len(), shape.prepare());
+        assert!(Shape { requests: 0, ..shape }.validate().is_err());
+    }
 }
