@@ -41,11 +41,11 @@ pub const FRAGMENTS_MAX: usize = 4_096;
 /// The log window L: STATUS carries two bits for each sequence number of it.
 pub const LOG_WINDOW_MAX: u64 = 16_384;
 
-/// Views that a statement may name. A view is left every few milliseconds at most: it takes longer than the world has
+/// Views that a message may name. A view is left every few milliseconds at most: it takes longer than the world has
 /// lasted, and a view can always be followed by another.
 pub const VIEW_MAX: u64 = u64::MAX / 2;
 
-/// Sequence numbers that a checkpoint may name: what lies in a window above them still makes a position.
+/// Sequence numbers that a message may name: what lies in a window above them still makes a position.
 pub const SEQUENCE_MAX: u64 = (1 << 43) - 1;
 
 /// Results up to this many bytes live in their session's slot and are always sent in full (P4, P7).

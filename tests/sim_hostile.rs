@@ -31,11 +31,17 @@ const KEPT: &[u64] = &[
     // took no second look at the same view-change.
     2623,
     // A liar's other words about checkpoints, or its checkpoints far ahead, kept a proof out that had its signature.
-    2899, 5322,
+    2899,
+    5322,
     // A replica that restarted four times asked for view 2 while it recovered, and nobody had told it of view 1.
     101481,
     // A primary that was cut off held what its client sent again and again, in other packs each time.
     205925,
+    // A primary answered FETCH-PACK with a signature that only others had vouched for, out of another batch, and was
+    // blamed for it.
+    300936,
+    // A status at the end of 64 bits: no number of a message was bounded but those of views and checkpoints.
+    1795654578790068,
 ];
 /// At f = 2.
 const KEPT_OF_SEVEN: &[u64] = &[];

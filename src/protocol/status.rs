@@ -1,10 +1,8 @@
 //! STATUS and what answers it: retransmission and fetching on a lossy network (P37).
 
-use std::sync::Arc;
-
 use super::{Agreement, Misdeed, Mode};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
-use crate::wire::{Batch, Committed, Message, Pack, Status, Vote};
+use crate::wire::{Committed, Message, Pack, Status, Vote};
 
 impl Agreement {
     /// Whether something is missing here that a peer may have.
@@ -214,23 +212,27 @@ impl Agreement {
         fresh
     }
 
-    /// Sends the pack that a pre-prepare named by digest.
+    /// As primary: sends the pack that a pre-prepare of ours named by digest.
     pub(super) fn on_fetch_pack(&mut self, from: ReplicaId, digest: Digest) {
-        let found = match self.bodies.get(&digest) {
-            Some((pack, _)) => Some(pack.clone()),
-            None => self.pack_in_log(&digest),
-        };
-        if let Some(pack) = found {
+        if let Some(pack) = self.proposed_pack(&digest) {
             self.send(from, Message::Relay(pack));
         }
     }
 
-    /// Looks in the batches that somebody may still be preparing.
-    fn pack_in_log(&self, digest: &Digest) -> Option<Pack> {
+    /// Looks in the batches that somebody may still be preparing, and only in those that this primary proposed itself:
+    /// of these it checked every proof. Another batch may hold the same requests under a proof that others vouched for
+    /// (P12), and whoever hands on a bad signature is to blame for it.
+    fn proposed_pack(&self, digest: &Digest) -> Option<Pack> {
+        if !self.is_primary() {
+            return None;
+        }
         let oldest = SeqNum(self.last_executed.0.saturating_sub(self.config.pipeline_max));
-        let recent = self.log.iter().filter(|(n, _)| *n > oldest);
-        let batches = recent.flat_map(|(_, slot)| slot.bodies());
-        batches.flat_map(|batch: &Arc<Batch>| batch.packs()).find(|pack| pack.digest() == *digest).cloned()
+        let recent = self.log.iter().filter(|(n, _)| *n > oldest && !self.is_chosen(*n));
+        let proposed = recent.filter_map(|(_, slot)| {
+            let (_, digest) = slot.pre_prepare.filter(|(view, _)| *view == self.view)?;
+            slot.body(digest)
+        });
+        proposed.flat_map(|batch| batch.packs()).find(|pack| pack.digest() == *digest).cloned()
     }
 }
 

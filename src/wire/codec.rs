@@ -156,6 +156,33 @@ impl<'a> Reader<'a> {
         Ok(Digest(*self.array()?))
     }
 
+    /// The next view.
+    ///
+    /// # Errors
+    /// [`Malformed::OutOfBounds`] above [`limits::VIEW_MAX`], [`Malformed::Truncated`].
+    pub fn view(&mut self) -> Result<View, Malformed> {
+        let view = self.u64()?;
+        if view <= limits::VIEW_MAX { Ok(View(view)) } else { Err(Malformed::OutOfBounds) }
+    }
+
+    /// The next sequence number.
+    ///
+    /// # Errors
+    /// [`Malformed::OutOfBounds`] above [`limits::SEQUENCE_MAX`], [`Malformed::Truncated`].
+    pub fn sequence(&mut self) -> Result<SeqNum, Malformed> {
+        let n = self.u64()?;
+        if n <= limits::SEQUENCE_MAX { Ok(SeqNum(n)) } else { Err(Malformed::OutOfBounds) }
+    }
+
+    /// The next replica's number.
+    ///
+    /// # Errors
+    /// [`Malformed::OutOfBounds`] from [`limits::REPLICAS_MAX`] on, [`Malformed::Truncated`].
+    pub fn replica(&mut self) -> Result<ReplicaId, Malformed> {
+        let id = self.u8()?;
+        if usize::from(id) < limits::REPLICAS_MAX { Ok(ReplicaId(id)) } else { Err(Malformed::OutOfBounds) }
+    }
+
     /// `len` reserved bytes, which must be zero.
     ///
     /// # Errors
@@ -341,7 +368,7 @@ fn encode_pre_prepare(m: &PrePrepare, out: &mut BytesMut) {
 }
 
 fn decode_pre_prepare(reader: &mut Reader<'_>, body: &Bytes) -> Result<PrePrepare, Malformed> {
-    let (view, n) = (View(reader.u64()?), SeqNum(reader.u64()?));
+    let (view, n) = (reader.view()?, reader.sequence()?);
     let choice = decode_choice(reader)?;
     let count = decode_pack_count(reader)?;
     let mut packs = Vec::with_capacity(count);
@@ -370,7 +397,7 @@ fn encode_batch(n: SeqNum, batch: &Batch, out: &mut BytesMut) {
 }
 
 fn decode_batch(reader: &mut Reader<'_>, body: &Bytes) -> Result<Message, Malformed> {
-    let n = SeqNum(reader.u64()?);
+    let n = reader.sequence()?;
     let choice = decode_choice(reader)?;
     let count = decode_pack_count(reader)?;
     let mut packs = Vec::with_capacity(count);
@@ -386,11 +413,11 @@ fn decode_batch(reader: &mut Reader<'_>, body: &Bytes) -> Result<Message, Malfor
 }
 
 fn decode_vote(reader: &mut Reader<'_>) -> Result<Vote, Malformed> {
-    Ok(Vote { view: View(reader.u64()?), n: SeqNum(reader.u64()?), digest: reader.digest()? })
+    Ok(Vote { view: reader.view()?, n: reader.sequence()?, digest: reader.digest()? })
 }
 
 fn decode_committed(reader: &mut Reader<'_>) -> Result<Committed, Malformed> {
-    Ok(Committed { n: SeqNum(reader.u64()?), digest: reader.digest()? })
+    Ok(Committed { n: reader.sequence()?, digest: reader.digest()? })
 }
 
 pub(super) fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
@@ -402,16 +429,13 @@ pub(super) fn encode_checkpoint(c: &SignedCheckpoint, out: &mut BytesMut) {
 }
 
 pub(super) fn decode_checkpoint(reader: &mut Reader<'_>) -> Result<SignedCheckpoint, Malformed> {
-    let (n, root, boot) = (SeqNum(reader.u64()?), reader.digest()?, reader.u64()?);
-    let (replica, signature) = (ReplicaId(reader.u8()?), *reader.array()?);
-    if usize::from(replica.0) >= limits::REPLICAS_MAX || n.0 > limits::SEQUENCE_MAX {
-        return Err(Malformed::OutOfBounds);
-    }
+    let (n, root, boot) = (reader.sequence()?, reader.digest()?, reader.u64()?);
+    let (replica, signature) = (reader.replica()?, *reader.array()?);
     Ok(SignedCheckpoint { n, root, replica, boot, signature })
 }
 
 fn decode_fetch_view_change(reader: &mut Reader<'_>) -> Result<WantedViewChange, Malformed> {
-    let view = View(reader.u64()?);
+    let view = reader.view()?;
     let replica = ReplicaId(reader.u8()?);
     reader.zeros(7)?;
     if usize::from(replica.0) >= limits::REPLICAS_MAX {
@@ -421,7 +445,7 @@ fn decode_fetch_view_change(reader: &mut Reader<'_>) -> Result<WantedViewChange,
 }
 
 fn decode_stable_answer(reader: &mut Reader<'_>, body: &[u8]) -> Result<StableAnswer, Malformed> {
-    let (nonce, signed, prepared) = (reader.u64()?, SeqNum(reader.u64()?), SeqNum(reader.u64()?));
+    let (nonce, signed, prepared) = (reader.u64()?, reader.sequence()?, reader.sequence()?);
     let view_change = match reader.remaining() {
         0 => None,
         _ => Some(Arc::new(Signed::decode(&body[reader.position()..])?)),
@@ -472,10 +496,10 @@ fn encode_status(status: &Status, out: &mut BytesMut) {
 }
 
 fn decode_status(reader: &mut Reader<'_>) -> Result<Status, Malformed> {
-    let (view, stable, executed) = (View(reader.u64()?), SeqNum(reader.u64()?), SeqNum(reader.u64()?));
+    let (view, stable, executed) = (reader.view()?, reader.sequence()?, reader.sequence()?);
     let nonce = reader.u64()?;
     let view_changes = ReplicaSet::from_bits(reader.u64()?);
-    let (until, floor) = (SeqNum(reader.u64()?), View(reader.u64()?));
+    let (until, floor) = (reader.sequence()?, reader.view()?);
     let flags = reader.u8()?;
     if flags & !(RECOVERING | WANTS | PENDING) != 0 {
         return Err(Malformed::Reserved);
@@ -534,7 +558,7 @@ fn encode_fetch_state(fetch: &FetchState, out: &mut BytesMut) {
 }
 
 fn decode_fetch_state(reader: &mut Reader<'_>) -> Result<FetchState, Malformed> {
-    let (n, nonce) = (SeqNum(reader.u64()?), reader.u64()?);
+    let (n, nonce) = (reader.sequence()?, reader.u64()?);
     let count = usize::from(reader.u16()?);
     if count > limits::STATE_ITEMS_MAX {
         return Err(Malformed::OutOfBounds);
@@ -593,12 +617,12 @@ fn encode_state(answer: &StateAnswer, out: &mut BytesMut) {
 }
 
 fn decode_state(reader: &mut Reader<'_>, body: &Bytes) -> Result<StateAnswer, Malformed> {
-    let (n, nonce, kind) = (SeqNum(reader.u64()?), reader.u64()?, reader.u8()?);
+    let (n, nonce, kind) = (reader.sequence()?, reader.u64()?, reader.u8()?);
     reader.zeros(1)?;
     let count = usize::from(reader.u16()?);
     let content = match kind {
         ABSENT if count <= limits::STATE_HELD_MAX => {
-            let held = (0..count).map(|_| reader.u64().map(SeqNum)).collect::<Result<Vec<_>, _>>()?;
+            let held = (0..count).map(|_| reader.sequence()).collect::<Result<Vec<_>, _>>()?;
             if held.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return Err(Malformed::Inconsistent);
             }
@@ -693,7 +717,7 @@ pub(super) fn encode_reply(entry: &ReplyEntry, out: &mut BytesMut) {
 /// [`Malformed`], with the first thing that is wrong.
 pub fn decode_replies(body: &Bytes) -> Result<ReplyPack, Malformed> {
     let mut reader = Reader::new(body);
-    let view = View(reader.u64()?);
+    let view = reader.view()?;
     let count = usize::from(reader.u16()?);
     reader.zeros(2)?;
     if !(1..=limits::PACK_REQUESTS_MAX).contains(&count) || count * REPLY_HEAD > reader.remaining() {

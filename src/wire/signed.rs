@@ -160,7 +160,7 @@ fn put_entries(entries: &[Entry], out: &mut BytesMut) {
 
 fn entries(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Entry>, Malformed> {
     let entry = |reader: &mut Reader<'_>| {
-        let (n, view) = (SeqNum(reader.u64()?), View(reader.u64()?));
+        let (n, view) = (reader.sequence()?, reader.view()?);
         Ok(Entry { n, view, digest: reader.digest()? })
     };
     (0..count).map(|_| entry(reader)).collect()
@@ -170,16 +170,6 @@ fn entries(reader: &mut Reader<'_>, count: usize) -> Result<Vec<Entry>, Malforme
 fn count(reader: &mut Reader<'_>, max: usize) -> Result<usize, Malformed> {
     let count = reader.u32()? as usize;
     if count > max { Err(Malformed::OutOfBounds) } else { Ok(count) }
-}
-
-fn replica(reader: &mut Reader<'_>) -> Result<ReplicaId, Malformed> {
-    let id = ReplicaId(reader.u8()?);
-    if usize::from(id.0) < limits::REPLICAS_MAX { Ok(id) } else { Err(Malformed::OutOfBounds) }
-}
-
-fn view(reader: &mut Reader<'_>) -> Result<View, Malformed> {
-    let view = View(reader.u64()?);
-    if view.0 <= limits::VIEW_MAX { Ok(view) } else { Err(Malformed::OutOfBounds) }
 }
 
 fn holds(reader: &Reader<'_>, parts: &[(usize, usize)]) -> Result<(), Malformed> {
@@ -216,11 +206,11 @@ impl Statement for ViewChange {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<ViewChange, Malformed> {
-        let replica = replica(reader)?;
+        let replica = reader.replica()?;
         reader.zeros(3)?;
         let proofs = count(reader, limits::REPLICAS_MAX)?;
         let (p, q) = (count(reader, ENTRIES_MAX)?, count(reader, ENTRIES_MAX)?);
-        let (boot, view, stable) = (reader.u64()?, view(reader)?, SeqNum(reader.u64()?));
+        let (boot, view, stable) = (reader.u64()?, reader.view()?, reader.sequence()?);
         holds(reader, &[(proofs, CHECKPOINT), (p, ENTRY), (q, ENTRY)])?;
         let proof = (0..proofs).map(|_| decode_checkpoint(reader)).collect::<Result<Vec<_>, _>>()?;
         let (prepared, pre_prepared) = (entries(reader, p)?, entries(reader, q)?);
@@ -263,15 +253,15 @@ impl Statement for NewView {
     }
 
     fn decode(reader: &mut Reader<'_>) -> Result<NewView, Malformed> {
-        let id = replica(reader)?;
+        let id = reader.replica()?;
         reader.zeros(3)?;
         let members = count(reader, limits::REPLICAS_MAX)?;
         let chosen = count(reader, limits::LOG_WINDOW_MAX as usize)?;
         reader.zeros(4)?;
-        let (boot, view, stable) = (reader.u64()?, view(reader)?, SeqNum(reader.u64()?));
+        let (boot, view, stable) = (reader.u64()?, reader.view()?, reader.sequence()?);
         holds(reader, &[(members, 40), (chosen, 32)])?;
         let member = |reader: &mut Reader<'_>| {
-            let id = replica(reader)?;
+            let id = reader.replica()?;
             reader.zeros(7)?;
             Ok((id, reader.digest()?))
         };

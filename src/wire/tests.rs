@@ -55,6 +55,14 @@ fn packs() -> impl Strategy<Value = Pack> {
     })
 }
 
+fn view_of(bits: u64) -> View {
+    View(bits & limits::VIEW_MAX)
+}
+
+fn sequence_of(bits: u64) -> SeqNum {
+    SeqNum(bits & limits::SEQUENCE_MAX)
+}
+
 fn checkpoints() -> impl Strategy<Value = SignedCheckpoint> {
     (0..=limits::SEQUENCE_MAX, digests(), 0..limits::REPLICAS_MAX as u8, any::<u64>(), signatures()).prop_map(
         |(n, root, replica, boot, signature)| SignedCheckpoint {
@@ -99,8 +107,8 @@ fn state_contents() -> impl Strategy<Value = StateContent> {
     });
     let part = prop_oneof![vec(any::<[u8; 32]>(), 1..=16).prop_map(StatePart::Nodes), page];
     prop_oneof![
-        proptest::collection::btree_set(any::<u64>(), 0..limits::STATE_HELD_MAX)
-            .prop_map(|held| StateContent::Absent(held.into_iter().map(SeqNum).collect())),
+        proptest::collection::btree_set(0..=limits::SEQUENCE_MAX, 0..limits::STATE_HELD_MAX)
+            .prop_map(|held| StateContent::Absent(held.into_iter().map(sequence_of).collect())),
         [head(), head()].prop_map(StateContent::Header),
         vec(part, 0..5).prop_map(StateContent::Parts),
     ]
@@ -108,7 +116,8 @@ fn state_contents() -> impl Strategy<Value = StateContent> {
 
 fn entries() -> impl Strategy<Value = Vec<Entry>> {
     vec((0..9u64, any::<u64>(), digests()), 0..6).prop_map(|entries| {
-        let entries = entries.into_iter().map(|(n, view, digest)| Entry { n: SeqNum(n), view: View(view), digest });
+        let entries =
+            entries.into_iter().map(|(n, view, digest)| Entry { n: sequence_of(n), view: view_of(view), digest });
         let mut entries: Vec<Entry> = entries.collect();
         entries.sort_by_key(|e| (e.n, e.digest));
         entries
@@ -121,7 +130,7 @@ fn view_changes() -> impl Strategy<Value = Signed<ViewChange>> {
         |((replica, [boot, view, stable]), first, proofs, mut prepared, pre_prepared, signature)| {
             prepared.dedup_by_key(|entry| entry.n);
             let proof = (0..proofs).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect();
-            let (replica, view, stable) = (ReplicaId(replica), View(view & limits::VIEW_MAX), SeqNum(stable));
+            let (replica, view, stable) = (ReplicaId(replica), view_of(view), sequence_of(stable));
             Signed::new(ViewChange { replica, boot, view, stable, proof, prepared, pre_prepared }, |_| signature)
         },
     )
@@ -132,7 +141,7 @@ fn new_views() -> impl Strategy<Value = Signed<NewView>> {
     (ids, vec(digests(), 0..5), vec(digests(), 0..5), signatures()).prop_map(
         |((replica, [boot, view, stable]), members, chosen, signature)| {
             let members = members.into_iter().enumerate().map(|(i, digest)| (ReplicaId(i as u8), digest)).collect();
-            let (replica, view, stable) = (ReplicaId(replica), View(view & limits::VIEW_MAX), SeqNum(stable));
+            let (replica, view, stable) = (ReplicaId(replica), view_of(view), sequence_of(stable));
             Signed::new(NewView { replica, boot, view, members, stable, chosen }, |_| signature)
         },
     )
@@ -141,29 +150,33 @@ fn new_views() -> impl Strategy<Value = Signed<NewView>> {
 /// Every kind of message.
 fn messages() -> impl Strategy<Value = Message> {
     let vote = || {
-        (any::<u64>(), any::<u64>(), digests()).prop_map(|(v, n, digest)| Vote { view: View(v), n: SeqNum(n), digest })
+        (any::<u64>(), any::<u64>(), digests()).prop_map(|(v, n, digest)| Vote {
+            view: view_of(v),
+            n: sequence_of(n),
+            digest,
+        })
     };
-    let committed = || (any::<u64>(), digests()).prop_map(|(n, digest)| Committed { n: SeqNum(n), digest });
+    let committed = || (any::<u64>(), digests()).prop_map(|(n, digest)| Committed { n: sequence_of(n), digest });
     let proposed = prop_oneof![packs().prop_map(Proposed::Inline), digests().prop_map(Proposed::ByDigest)];
     let pre_prepare = (any::<u64>(), any::<u64>(), choices(), vec(proposed, 0..4)).prop_map(|(v, n, choice, packs)| {
-        Message::PrePrepare(PrePrepare { view: View(v), n: SeqNum(n), choice, packs })
+        Message::PrePrepare(PrePrepare { view: view_of(v), n: sequence_of(n), choice, packs })
     });
     let batch = (any::<u64>(), choices(), vec(packs(), 0..4))
-        .prop_map(|(n, choice, packs)| Message::Batch(SeqNum(n), Arc::new(Batch::new(choice, packs))));
+        .prop_map(|(n, choice, packs)| Message::Batch(sequence_of(n), Arc::new(Batch::new(choice, packs))));
     let stable = (checkpoints(), 1..8u8).prop_map(|(first, count)| {
         Message::Stable((0..count).map(|i| SignedCheckpoint { replica: ReplicaId(i), ..first }).collect())
     });
     let status = (any::<[u64; 7]>(), any::<[bool; 3]>(), bitmaps(), bitmaps()).prop_map(
         |([view, stable, executed, nonce, held, until, floor], [recovering, wants, pending], prepared, committed)| {
-            let (view, stable, executed) = (View(view), SeqNum(stable), SeqNum(executed));
+            let (view, stable, executed) = (view_of(view), sequence_of(stable), sequence_of(executed));
             let view_changes = ReplicaSet::from_bits(held);
             Message::Status(Status {
                 view,
                 stable,
                 executed,
                 recovering,
-                until: SeqNum(until),
-                floor: View(floor),
+                until: sequence_of(until),
+                floor: view_of(floor),
                 wants,
                 pending,
                 view_changes,
@@ -175,9 +188,9 @@ fn messages() -> impl Strategy<Value = Message> {
     );
     let nonces = || any::<[u64; 2]>();
     let fetch_state = (nonces(), vec(state_items(), 0..20))
-        .prop_map(|([n, nonce], items)| Message::FetchState(FetchState { n: SeqNum(n), nonce, items }));
+        .prop_map(|([n, nonce], items)| Message::FetchState(FetchState { n: sequence_of(n), nonce, items }));
     let state = (nonces(), state_contents())
-        .prop_map(|([n, nonce], content)| Message::State(StateAnswer { n: SeqNum(n), nonce, content }));
+        .prop_map(|([n, nonce], content)| Message::State(StateAnswer { n: sequence_of(n), nonce, content }));
     prop_oneof![
         fetch_state,
         state,
@@ -196,12 +209,12 @@ fn messages() -> impl Strategy<Value = Message> {
         view_changes().prop_map(|v| Message::ViewChange(Arc::new(v))),
         new_views().prop_map(|v| Message::NewView(Arc::new(v))),
         (any::<u64>(), 0..limits::REPLICAS_MAX as u8, digests()).prop_map(|(view, replica, digest)| {
-            let (view, replica) = (View(view), ReplicaId(replica));
+            let (view, replica) = (view_of(view), ReplicaId(replica));
             Message::FetchViewChange(WantedViewChange { view, replica, digest })
         }),
         any::<u64>().prop_map(Message::QueryStable),
         (any::<[u64; 3]>(), proptest::option::of(view_changes())).prop_map(|([nonce, signed, prepared], held)| {
-            let (signed, prepared, view_change) = (SeqNum(signed), SeqNum(prepared), held.map(Arc::new));
+            let (signed, prepared, view_change) = (sequence_of(signed), sequence_of(prepared), held.map(Arc::new));
             Message::StableAnswer(StableAnswer { nonce, signed, prepared, view_change })
         }),
     ]
@@ -270,12 +283,13 @@ proptest! {
     #[test]
     fn p44_replies_survive_the_wire(view: u64, replies in vec(reply_entries(), 1..6)) {
         let mut buffer = FrameBuffer::default();
-        prop_assert!(buffer.push_replies(View(view), &replies));
+        let view = view_of(view);
+        prop_assert!(buffer.push_replies(view, &replies));
         let frames = buffer.take();
         let lens: usize = replies.iter().map(codec::reply_len).sum();
         prop_assert_eq!(frames.bytes().len(), FRAME_HEAD + codec::REPLIES_HEAD + lens);
         let mut frames = Messages::new(frames.bytes().clone());
-        prop_assert_eq!(frames.next_replies(), Some(Ok(ReplyPack { view: View(view), replies })));
+        prop_assert_eq!(frames.next_replies(), Some(Ok(ReplyPack { view, replies })));
         prop_assert_eq!(frames.next_replies(), None);
     }
 
@@ -445,24 +459,73 @@ proptest! {
     }
 }
 
-#[test]
-fn p44_views_and_checkpoints_that_nothing_could_follow_are_malformed() {
-    let of = |view, stable| {
-        let (replica, boot) = (ReplicaId(1), 1);
-        let statement =
-            NewView { replica, boot, view: View(view), members: vec![], stable: SeqNum(stable), chosen: vec![] };
-        Signed::<NewView>::decode(Signed::new(statement, |_| [0; 64]).encoded()).map(|_| ())
+fn quiet_status() -> Status {
+    Status {
+        view: View(0),
+        stable: SeqNum(0),
+        executed: SeqNum(0),
+        recovering: false,
+        until: SeqNum(0),
+        floor: View(0),
+        wants: false,
+        pending: false,
+        view_changes: ReplicaSet::EMPTY,
+        nonce: 0,
+        prepared: vec![0; 8],
+        committed: vec![5, 0, 0],
+    }
+}
+
+/// Every message that names a view or a sequence number, with these, and which of the two it names.
+fn naming(view: u64, n: u64) -> Vec<(Message, bool, bool)> {
+    let (v, n, digest) = (View(view), SeqNum(n), Digest([1; 32]));
+    let (replica, nonce, choice) = (ReplicaId(1), 1, Choice { time: 1, seed: 1 });
+    let vote = Vote { view: v, n, digest };
+    let status = Status { view: v, stable: n, executed: n, until: n, floor: v, ..quiet_status() };
+    let entries = vec![Entry { n, view: v, digest }];
+    let view_change = ViewChange {
+        replica,
+        boot: 1,
+        view: v,
+        stable: n,
+        proof: vec![],
+        prepared: entries.clone(),
+        pre_prepared: entries,
     };
-    assert_eq!(of(limits::VIEW_MAX, 0), Ok(()));
-    assert_eq!(of(limits::VIEW_MAX + 1, 0), Err(Malformed::OutOfBounds));
-    let at = |n| {
-        let (n, root, replica, boot) = (SeqNum(n), Digest([1; 32]), ReplicaId(1), 1);
+    let new_view = NewView { replica, boot: 1, view: v, members: vec![], stable: n, chosen: vec![] };
+    vec![
+        (Message::PrePrepare(PrePrepare { view: v, n, choice, packs: vec![] }), true, true),
+        (Message::Prepare(vote), true, true),
+        (Message::Commit(vote), true, true),
+        (Message::Committed(Committed { n, digest }), false, true),
+        (Message::FetchBatch(Committed { n, digest }), false, true),
+        (Message::Batch(n, Arc::new(Batch::new(choice, vec![]))), false, true),
+        (Message::Checkpoint(SignedCheckpoint { n, root: digest, replica, boot: 1, signature: [0; 64] }), false, true),
+        (Message::Status(status), true, true),
+        (Message::FetchState(FetchState { n, nonce, items: vec![] }), false, true),
+        (Message::State(StateAnswer { n, nonce, content: StateContent::Parts(vec![]) }), false, true),
+        (Message::FetchViewChange(WantedViewChange { view: v, replica, digest }), true, false),
+        (Message::StableAnswer(StableAnswer { nonce, signed: n, prepared: n, view_change: None }), false, true),
+        (Message::ViewChange(Arc::new(Signed::new(view_change, |_| [0; 64]))), true, true),
+        (Message::NewView(Arc::new(Signed::new(new_view, |_| [0; 64]))), true, true),
+    ]
+}
+
+#[test]
+fn p44_views_and_sequence_numbers_that_nothing_could_follow_are_malformed() {
+    let read = |message: &Message| {
         let mut buffer = FrameBuffer::default();
-        assert!(buffer.push(&Message::Checkpoint(SignedCheckpoint { n, root, replica, boot, signature: [0; 64] })));
+        assert!(buffer.push(message));
         Messages::new(buffer.take().bytes().clone()).next().unwrap().map(|_| ())
     };
-    assert_eq!(at(limits::SEQUENCE_MAX), Ok(()));
-    assert_eq!(at(limits::SEQUENCE_MAX + 1), Err(Malformed::OutOfBounds));
+    let within = naming(limits::VIEW_MAX, limits::SEQUENCE_MAX);
+    let (late, far) = (naming(limits::VIEW_MAX + 1, 1), naming(1, limits::SEQUENCE_MAX + 1));
+    let bound = |is_named: bool| if is_named { Err(Malformed::OutOfBounds) } else { Ok(()) };
+    for (i, (message, views, sequences)) in within.iter().enumerate() {
+        assert_eq!(read(message), Ok(()), "{message:?}");
+        assert_eq!(read(&late[i].0), bound(*views), "{:?}", late[i].0);
+        assert_eq!(read(&far[i].0), bound(*sequences), "{:?}", far[i].0);
+    }
 }
 
 #[test]
@@ -590,20 +653,7 @@ fn p07_default_repliers_are_spread_over_all_replicas() {
 
 #[test]
 fn a_status_without_news_is_small() {
-    let status = Status {
-        view: View(0),
-        stable: SeqNum(0),
-        executed: SeqNum(0),
-        recovering: false,
-        until: SeqNum(0),
-        floor: View(0),
-        wants: false,
-        pending: false,
-        view_changes: ReplicaSet::EMPTY,
-        nonce: 0,
-        prepared: vec![0; 8],
-        committed: vec![5, 0, 0],
-    };
+    let status = quiet_status();
     let (kind, body) = encode(&Message::Status(status.clone()));
     assert_eq!(body.len(), 62 + 8);
     let trimmed = Status { prepared: vec![], committed: vec![5], ..status };

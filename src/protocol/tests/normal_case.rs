@@ -100,6 +100,32 @@ fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
 }
 
 #[test]
+fn p12_a_primary_hands_on_only_proofs_that_it_checked() {
+    let under = |proof: u8| {
+        let op = vec![0; 20_000];
+        let request = Request { session: SessionId(1), t: 1, low: 0, kind: RequestKind::Ordered, op: &op };
+        let mut builder = PackBuilder::new(ClientId(1), EndpointId(1));
+        builder.push(&request);
+        builder.finish(false, |_, writer| writer.write(Proof::Vector(&[[proof; 8]; 4])))
+    };
+    let (bad, good) = (under(1), under(2));
+    assert_eq!(bad.digest(), good.digest());
+    // In view 0 it accepts the pack because others vouch for it.
+    let mut next = One::new(1);
+    let p = pre_prepare(0, 1, 1, std::slice::from_ref(&bad));
+    next.pre_prepare(0, &p, false);
+    next.message(2, Message::Prepare(vote(1, p.digest())));
+    next.message(3, Message::Prepare(vote(1, p.digest())));
+    assert!(matches!(&next.took()[..], [Message::Prepare(_), ..]));
+    // In view 1 it proposes the same requests again, under the proof that it checked.
+    next.follow(1);
+    next.request(good.clone());
+    assert!(next.took().iter().any(|m| matches!(m, Message::PrePrepare(_))));
+    next.message(2, Message::FetchPack(good.digest()));
+    assert_eq!(next.took(), [Message::Relay(good)]);
+}
+
+#[test]
 fn p12_a_backup_votes_only_for_what_is_authentic_for_itself_or_vouched_for() {
     let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
     let mut backup = One::new(1);
