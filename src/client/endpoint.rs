@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::certificate::{Accepted, Certificate, Rule};
+use super::certificate::{Accepted, Certificate, Rule, Verdict};
 use super::completion::{Completion, RequestError, RequestId, Session, SessionError, SubmitError};
 use super::config::EndpointConfig;
 use super::random::Random;
+use super::repliers::Repliers;
 use super::request::{Number, Outstanding, Requests};
 use super::rtt::Rtt;
 use super::sending::{Sender, Way};
@@ -23,7 +24,7 @@ use crate::limits;
 use crate::transport::{Datagram, Machine, Outgoing};
 use crate::types::{ClusterSize, Position, ReplicaSet, SessionId, Time, View};
 use crate::wire::fragment::ReassemblyLimits;
-use crate::wire::{Reassembler, ReplyKind, RequestKind};
+use crate::wire::{Reassembler, ReplyKind, RequestKind, default_replier};
 
 /// A client endpoint: many sessions over one transport, sans-IO.
 ///
@@ -84,6 +85,7 @@ pub struct Endpoint {
     key_checks: Vec<(Time, u32)>,
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
+    repliers: Repliers,
     completions: VecDeque<Completion>,
     stats: EndpointStats,
     health: Vec<Health>,
@@ -144,6 +146,7 @@ impl Endpoint {
             key_checks: vec![(Time(0), 0); n],
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
             held: vec![0; n],
+            repliers: Repliers::new(size),
             completions: VecDeque::new(),
             stats: EndpointStats::default(),
             health: vec![Health::default(); n],
@@ -505,6 +508,9 @@ impl Endpoint {
             let sent = r.sent_at.is_some();
             return self.finish(request, Err(RequestError::Timeout { tally, sent }), None);
         }
+        if let (Some(number), Verdict::ResultMissing) = (r.number, r.certificate.verdict()) {
+            self.repliers.withheld(default_replier(number.session, number.t, self.size), self.now);
+        }
         match r.kind {
             RequestKind::ReadOnly if self.config.fallback => self.fall_back(request),
             RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
@@ -523,10 +529,15 @@ impl Endpoint {
                 self.queries.insert(self.next_query, request);
                 self.next_query += 1;
             }
-            let way = match r.kind {
-                RequestKind::ReadOnly => Way::Query,
-                RequestKind::Open => Way::Open,
-                RequestKind::Ordered | RequestKind::Close => Way::First,
+            let relied_on = r.number.is_none_or(|number| {
+                self.repliers.is_relied_on(default_replier(number.session, number.t, self.size), self.now)
+            });
+            let way = match (r.kind, relied_on) {
+                (RequestKind::ReadOnly, true) => Way::Query,
+                (RequestKind::ReadOnly, false) => Way::QueryWhole,
+                (RequestKind::Open, _) => Way::Open,
+                (RequestKind::Ordered | RequestKind::Close, true) => Way::First,
+                (RequestKind::Ordered | RequestKind::Close, false) => Way::FirstWhole,
             };
             self.sender.queue(way, request);
         }

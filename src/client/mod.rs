@@ -9,6 +9,7 @@ mod completion;
 mod config;
 mod endpoint;
 mod random;
+mod repliers;
 mod request;
 mod rtt;
 mod sending;

@@ -19,30 +19,49 @@ use crate::wire::{PackBuilder, Request};
 pub(crate) enum Way {
     /// The first send of an ordered request: under a vector, to the believed primary.
     First,
+    /// The same, asking for whole results: the replica that was to send them is not relied on (P7).
+    FirstWhole,
     /// A session-open: signed, to all.
     Open,
     /// A retransmission: signed, to all, asking for whole results (P2, P7).
     Again,
     /// A query: under a vector, to all (P6).
     Query,
+    /// The same, asking for whole results.
+    QueryWhole,
     /// A repeated query: signed, to all, asking for whole results.
     QueryAgain,
 }
 
-const WAYS: [Way; 5] = [Way::First, Way::Open, Way::Again, Way::Query, Way::QueryAgain];
+const WAYS: [Way; 7] =
+    [Way::First, Way::FirstWhole, Way::Open, Way::Again, Way::Query, Way::QueryWhole, Way::QueryAgain];
 
 impl Way {
     fn is_again(self) -> bool {
         match self {
             Way::Again | Way::QueryAgain => true,
+            Way::First | Way::FirstWhole | Way::Open | Way::Query | Way::QueryWhole => false,
+        }
+    }
+
+    fn wants_whole(self) -> bool {
+        match self {
+            Way::FirstWhole | Way::Again | Way::QueryWhole | Way::QueryAgain => true,
             Way::First | Way::Open | Way::Query => false,
+        }
+    }
+
+    fn is_to_primary(self) -> bool {
+        match self {
+            Way::First | Way::FirstWhole => true,
+            Way::Open | Way::Again | Way::Query | Way::QueryWhole | Way::QueryAgain => false,
         }
     }
 
     fn is_signed(self) -> bool {
         match self {
             Way::Open | Way::Again | Way::QueryAgain => true,
-            Way::First | Way::Query => false,
+            Way::First | Way::FirstWhole | Way::Query | Way::QueryWhole => false,
         }
     }
 }
@@ -187,10 +206,10 @@ impl Sender {
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) {
-        let pack = keyring.seal_pack(builder, way.is_again(), signed);
+        let pack = keyring.seal_pack(builder, way.wants_whole(), signed);
         self.packs_out += 1;
         let body = pack.encoded();
-        let to_primary = way == Way::First && body.len() <= self.inline_max;
+        let to_primary = way.is_to_primary() && body.len() <= self.inline_max;
         let heads: Vec<(Principal, Head)> = self
             .size
             .replicas()

@@ -93,6 +93,7 @@ impl Endpoint {
     fn on_envelope(&mut self, envelope: Replies) {
         let from = envelope.from();
         self.health[usize::from(from.0)].last_heard = Some(self.now);
+        self.repliers.heard(from);
         for pack in envelope {
             let pack = match pack {
                 Ok(pack) => pack.into_inner(),

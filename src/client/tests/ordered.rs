@@ -8,8 +8,8 @@ use super::fixture::*;
 use crate::client::{EndpointConfig, RequestError, SubmitError};
 use crate::limits;
 use crate::transport::Machine;
-use crate::types::{Position, ReplicaId, ReplicaSet, SeqNum, SessionId, View};
-use crate::wire::{Outcome, ReplyKind, ReplyResult, RequestKind};
+use crate::types::{ClusterSize, Position, ReplicaId, ReplicaSet, SeqNum, SessionId, View};
+use crate::wire::{Outcome, ReplyKind, ReplyResult, RequestKind, default_replier};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -273,6 +273,41 @@ fn p07_a_lying_replier_is_asked_around() {
     assert_eq!(stage.result(), Ok(truth.into()));
     let contradicted: Vec<u64> = stage.endpoint.health().iter().map(|h| h.contradicted).collect();
     assert_eq!(contradicted, [1, 0, 0, 0]);
+}
+
+#[test]
+fn p07_who_kept_a_result_back_is_not_waited_for_again() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(8);
+    let truth = vec![1; 400];
+    let size = ClusterSize::of(4).unwrap();
+    let replier = |t| default_replier(SESSION, t, size);
+    // Replica 3 is down. The first result that it was to send has to be asked for again.
+    let lapse = (1..).find(|&t| replier(t) == ReplicaId(3)).unwrap();
+    for t in 1..lapse + 8 {
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        let heard = stage.turn();
+        assert_eq!(receivers(&heard), [0]);
+        assert_eq!(heard[0].full, t > lapse && replier(t) == ReplicaId(3), "request {t}");
+        for from in 0..3 {
+            let whole = heard[0].full || replier(t) == ReplicaId(from);
+            let say = if whole { full(t, COMMITTED, &truth) } else { digest(t, COMMITTED, &truth) };
+            stage.say(from, 0, &[say]);
+        }
+        if t == lapse {
+            stage.nothing();
+            assert!(stage.pass(40 * MS).iter().all(|(_, h)| h.full && h.signed));
+            stage.say(1, 0, &[full(t, COMMITTED, &truth)]);
+        }
+        assert_eq!(stage.result(), Ok(truth.clone().into()));
+    }
+    // It answers again, and some time later it is relied on.
+    stage.say(3, 0, &[digest(1, COMMITTED, &truth)]);
+    stage.pass(200 * MS);
+    for _ in 0..8 {
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+    }
+    assert!(stage.turn().iter().all(|h| !h.full));
 }
 
 #[test]
