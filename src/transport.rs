@@ -5,6 +5,7 @@
 //! [`Transport`] and nothing else.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -141,6 +142,12 @@ pub trait Machine {
 
     /// When `turn` must run again if nothing arrives before; [`Time::NEVER`] if there is no need.
     fn deadline(&self) -> Time;
+
+    /// If its driver did not run for this long beyond when it was due, as a process that was stopped does not, what
+    /// waits in the transport by then is old and dropped unread. `None`: everything is read, however old.
+    fn stale_after(&self) -> Option<Duration> {
+        None
+    }
 
     /// Why it can never go on, in a sentence: its driver ends. `None` while all is well.
     fn stopped(&self) -> Option<String> {

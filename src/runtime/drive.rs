@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::counters::{Counter, counters};
-use crate::transport::{Machine, Transport, Wake, Woken};
+use crate::transport::{Datagram, Machine, Transport, Wake, Woken};
 use crate::types::Time;
 
 /// How a loop waits when there is nothing to do.
@@ -36,6 +36,8 @@ counters! {
         busy_turns,
         /// Sleeps in the kernel.
         parks,
+        /// Datagrams dropped unread because the process had not run for too long.
+        stale,
     }
 }
 
@@ -105,8 +107,14 @@ pub fn drive_with<M: Machine, T: Transport>(
 ) {
     let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
     let mut last_event = transport.now();
+    // When the next turn was due at the latest, as far as it was known.
+    let mut due = last_event;
     loop {
         let now = transport.now();
+        if machine.stale_after().is_some_and(|after| now > due + after) {
+            counters.stale.add(drop_waiting(transport, &mut inbox));
+        }
+        due = now;
         if each(machine, now).is_break() {
             return;
         }
@@ -128,6 +136,7 @@ pub fn drive_with<M: Machine, T: Transport>(
         let deadline = machine.deadline();
         if deadline > now && now.since(last_event) >= policy.poll_budget {
             counters.parks.add(1);
+            due = deadline;
             // A timer alone is no reason to poll on after its turn.
             if transport.wait(deadline) != Woken::Deadline {
                 last_event = transport.now();
@@ -136,4 +145,19 @@ pub fn drive_with<M: Machine, T: Transport>(
             std::thread::yield_now();
         }
     }
+}
+
+/// Empties the transport; what goes on arriving is left to it. How many datagrams that were.
+fn drop_waiting<T: Transport>(transport: &mut T, inbox: &mut Vec<Datagram>) -> u64 {
+    const MOST: u64 = 1 << 17;
+    let mut dropped = 0;
+    while dropped < MOST {
+        transport.receive(inbox);
+        if inbox.is_empty() {
+            break;
+        }
+        dropped += inbox.len() as u64;
+        inbox.clear();
+    }
+    dropped
 }

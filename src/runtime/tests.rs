@@ -272,6 +272,48 @@ pub(super) fn thread_cpu() -> Duration {
     Duration::from_nanos(text.split_whitespace().next().unwrap().parse().unwrap())
 }
 
+/// Does not run for a while, in which datagrams arrive; counts what it reads after that.
+struct Sleeper {
+    client: Memory,
+    asleep: Option<Duration>,
+    read: usize,
+    stale_after: Option<Duration>,
+}
+
+impl Machine for Sleeper {
+    fn turn(&mut self, _: Time, inbox: &mut Vec<Datagram>, _: &mut Vec<Outgoing>) {
+        self.read += inbox.len();
+        inbox.clear();
+        if let Some(time) = self.asleep.take() {
+            self.client.send(&mut (0..40).map(|i| outgoing(R0, &[i], &[])).collect());
+            thread::sleep(time);
+        }
+    }
+    fn deadline(&self) -> Time {
+        Time(0)
+    }
+    fn stale_after(&self) -> Option<Duration> {
+        self.stale_after
+    }
+}
+
+#[test]
+fn what_waited_while_a_process_did_not_run_is_dropped_unread_where_that_is_wanted() {
+    let ms = Duration::from_millis;
+    for (asleep, stale_after, expected) in
+        [(ms(60), Some(ms(20)), (0, 40)), (ms(60), Some(ms(10_000)), (40, 0)), (ms(60), None, (40, 0))]
+    {
+        let (mut server, client) = memory_pair();
+        let mut sleeper = Sleeper { client, asleep: Some(asleep), read: 0, stale_after };
+        let (loops, mut turns) = (LoopCounters::default(), 0);
+        drive_with(&mut sleeper, &mut server, &WaitPolicy::default(), &loops, |_, _| {
+            turns += 1;
+            if turns > 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!((sleeper.read, loops.read().stale), expected, "{asleep:?} asleep, stale after {stale_after:?}");
+    }
+}
+
 #[test]
 fn an_idle_loop_parks() {
     let (mut transport, _client) = socket_pair();

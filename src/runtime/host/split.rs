@@ -20,6 +20,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use super::board::{Answering, Board, Parts};
 use super::{Host, Running, StopOnDrop, inconsistent, spawn};
@@ -28,7 +29,9 @@ use crate::execution::{Command, Executor, Output, Reply, Service};
 use crate::limits::BATCH_REQUESTS_MAX;
 use crate::protocol::{Action, Agreement, Event, Mode, Notice, Peer as AgreementPeer};
 use crate::replica::transfer::FetchStats;
-use crate::replica::{Checkpointer, Finding, Inbound, Network, PeerReport, StatusReport, Task, stopped_text};
+use crate::replica::{
+    Checkpointer, Finding, Inbound, Network, PeerReport, STALE_AFTER, StatusReport, Task, stopped_text,
+};
 use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
 use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
 use crate::runtime::{Error, LoopCounters, Stop, cores, drive};
@@ -212,6 +215,10 @@ impl Machine for Front {
         self.listen();
         self.network.flush(now, outbox);
         self.answering.if_asked(|parts| self.account(parts));
+    }
+
+    fn stale_after(&self) -> Option<Duration> {
+        Some(STALE_AFTER)
     }
 
     fn deadline(&self) -> Time {
