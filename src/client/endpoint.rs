@@ -86,6 +86,8 @@ pub struct Endpoint {
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
     repliers: Repliers,
+    /// The last position of an accepted result.
+    accepted: Position,
     completions: VecDeque<Completion>,
     stats: EndpointStats,
     health: Vec<Health>,
@@ -147,6 +149,7 @@ impl Endpoint {
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
             held: vec![0; n],
             repliers: Repliers::new(size),
+            accepted: Position(0),
             completions: VecDeque::new(),
             stats: EndpointStats::default(),
             health: vec![Health::default(); n],

@@ -93,7 +93,6 @@ impl Endpoint {
     fn on_envelope(&mut self, envelope: Replies) {
         let from = envelope.from();
         self.health[usize::from(from.0)].last_heard = Some(self.now);
-        self.repliers.heard(from);
         for pack in envelope {
             let pack = match pack {
                 Ok(pack) => pack.into_inner(),
@@ -104,6 +103,7 @@ impl Endpoint {
             };
             self.health[usize::from(from.0)].replies += pack.replies.len() as u64;
             for reply in pack.replies {
+                self.repliers.heard(from, reply.position, self.accepted);
                 match self.asked(&reply) {
                     Some(request) => self.on_reply(from, pack.view, request, reply),
                     None => self.stats.rejects.unsolicited += 1,
@@ -159,6 +159,7 @@ impl Endpoint {
             self.health[usize::from(replica.0)].contradicted += 1;
         }
         self.view = self.view.max(accepted.view);
+        self.accepted = self.accepted.max(accepted.position);
         let (kind, session) = (r.kind, r.session);
         match (kind, &accepted.outcome) {
             (RequestKind::Ordered | RequestKind::ReadOnly, Outcome::Done(bytes)) => {

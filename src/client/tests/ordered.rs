@@ -301,7 +301,7 @@ fn p07_who_kept_a_result_back_is_not_waited_for_again() {
         }
         assert_eq!(stage.result(), Ok(truth.clone().into()));
     }
-    // It answers again, and some time later it is relied on.
+    // It answers again, from a state that is not old, and some time later it is relied on.
     stage.say(3, 0, &[digest(1, COMMITTED, &truth)]);
     stage.pass(200 * MS);
     for _ in 0..8 {
