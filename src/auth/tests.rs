@@ -473,7 +473,7 @@ fn replies_reach_their_endpoint_alone() {
         let bytes = datagram(&from.seal(to.me(), &[(&frames, 0..1)]).unwrap(), frames.bytes());
         let Ok(Opened::Replies(mut replies)) = to.open(&bytes) else { panic!("replies") };
         let pack = replies.next().unwrap().unwrap();
-        assert_eq!((pack.replica(), pack.view, pack.replies.len()), (Some(ReplicaId(2)), View(4), 1));
+        assert_eq!((pack.replica(), pack.view(), pack.iter().count()), (Some(ReplicaId(2)), View(4), 1));
         assert!(replies.next().is_none());
         assert_eq!(client(101, &keys, mode).open(&bytes).err(), Some(Reject::WrongReceiver));
     }

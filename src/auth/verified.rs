@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Principal, Reject};
 use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
-use crate::wire::{FragmentHeader, Message, NewKey, Pack, ReplyPack};
+use crate::wire::{FragmentHeader, Message, NewKey, Pack, ReplyFrame};
 
 /// A `T` that this process has checked to come from [`from`](Self::from). It proves nothing to anybody else.
 ///
@@ -149,7 +149,7 @@ impl Replies {
 }
 
 impl Iterator for Replies {
-    type Item = Result<Verified<ReplyPack>, Reject>;
+    type Item = Result<Verified<ReplyFrame>, Reject>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let replies = self.messages.next_replies()?;

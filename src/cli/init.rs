@@ -19,7 +19,7 @@ use crate::runtime::bind::{free_ports, holders};
 use crate::types::ClusterSize;
 
 /// Datagrams of a laboratory on loopback, whose MTU is 64 KiB: two pages, as the kernel charges buffers by the page.
-const LAB_DATAGRAM_BYTES: usize = 8_192;
+const LAB_DATAGRAM_BYTES: usize = 32_768;
 
 /// `castra cluster init`
 #[derive(clap::Args, Debug)]

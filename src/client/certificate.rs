@@ -3,12 +3,9 @@
 //! One entry per replica and request, whatever a replica sends (P44). Pure counting; who sent a reply was proved
 //! before.
 
-use bytes::Bytes;
-
 use super::completion::{Member, Tally};
-use crate::limits;
 use crate::types::{ClusterSize, Digest, Position, ReplicaId, ReplicaSet, View};
-use crate::wire::{Outcome, ReplyEntry, ReplyKind, ReplyResult};
+use crate::wire::{Outcome, ReplyKind, ReplyView, ResultView};
 
 /// What proves a result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,14 +21,30 @@ pub(crate) enum Rule {
 }
 
 /// One replica's word.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 struct Entry {
     view: View,
     kind: ReplyKind,
     position: Position,
-    digest: Digest,
-    /// The whole result, if this replica sent it first of those that agree on the digest.
-    outcome: Option<Outcome>,
+    /// Which value it names.
+    value: usize,
+    /// This replica sent the whole of the value first.
+    gave: bool,
+}
+
+/// A result that was named: whole, by its digest, or both. Small results are always whole (P7), so most digests are never
+/// computed.
+#[derive(Clone, Debug, Default)]
+struct Value {
+    whole: Option<Outcome>,
+    digest: Option<Digest>,
+}
+
+impl Value {
+    fn digest(&mut self) -> Option<Digest> {
+        self.digest = self.digest.or_else(|| self.whole.as_ref().map(Outcome::digest));
+        self.digest
+    }
 }
 
 impl Entry {
@@ -59,10 +72,12 @@ impl Entry {
 pub(crate) struct Certificate {
     rule: Rule,
     entries: Vec<Option<Entry>>,
+    /// Each is named by an entry, or free.
+    values: Vec<Value>,
 }
 
 /// What the replies amount to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Verdict {
     /// Not enough yet.
     Open,
@@ -74,10 +89,10 @@ pub(crate) enum Verdict {
     Accepted(Accepted),
 }
 
-/// A proved result.
-#[derive(Clone, Debug)]
+/// A proved result; [`Certificate::take`] hands it over.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Accepted {
-    pub(crate) outcome: Outcome,
+    value: usize,
     pub(crate) position: Position,
     pub(crate) kind: ReplyKind,
     /// The (f+1)-th highest view named by a member: at most what a correct replica named (P8).
@@ -96,14 +111,22 @@ pub(crate) enum Inserted {
 
 impl Certificate {
     pub(crate) fn new(size: ClusterSize, rule: Rule) -> Certificate {
-        Certificate { rule, entries: vec![None; size.n()] }
+        Certificate { rule, entries: vec![None; size.n()], values: Vec::with_capacity(1) }
+    }
+
+    /// As new, in the same memory.
+    pub(crate) fn renew(mut self, rule: Rule) -> Certificate {
+        self.rule = rule;
+        self.entries.fill(None);
+        self.values.clear();
+        self
     }
 
     /// Bytes of uncertified results held for `replica`.
     pub(crate) fn held(&self, replica: ReplicaId) -> usize {
-        match self.entry(replica) {
-            Some(Entry { outcome: Some(Outcome::Done(bytes)), .. }) => bytes.len(),
-            Some(_) | None => 0,
+        match self.entry(replica).filter(|e| e.gave).and_then(|e| self.values[e.value].whole.as_ref()) {
+            Some(Outcome::Done(bytes)) => bytes.len(),
+            Some(Outcome::Gone | Outcome::NoSession | Outcome::Refused(_)) | None => 0,
         }
     }
 
@@ -112,78 +135,131 @@ impl Certificate {
         self.entry(replica).is_some()
     }
 
-    /// The replicas whose replies say something else than `outcome`.
-    pub(crate) fn contradicting(&self, outcome: &Outcome) -> ReplicaSet {
-        let digest = self.digest_of(outcome);
-        self.size().replicas().filter(|&r| self.entry(r).is_some_and(|e| e.digest != digest)).collect()
+    /// The replicas whose replies say something else than what was accepted.
+    pub(crate) fn contradicting(&self, accepted: &Accepted) -> ReplicaSet {
+        self.size().replicas().filter(|&r| self.entry(r).is_some_and(|e| e.value != accepted.value)).collect()
     }
 
-    /// The digest of a whole outcome. Most replies repeat one that is known: comparing is cheaper than hashing.
-    fn digest_of(&self, outcome: &Outcome) -> Digest {
-        let known = self.entries.iter().flatten().find(|e| e.outcome.as_ref() == Some(outcome));
-        known.map_or_else(|| outcome.digest(), |e| e.digest)
+    /// Hands over what was accepted. Nothing is held for anyone then.
+    pub(crate) fn take(&mut self, accepted: &Accepted) -> Outcome {
+        let outcome = self.values[accepted.value].whole.take().expect("accepted with its whole result");
+        for entry in self.entries.iter_mut().flatten() {
+            entry.gave = false;
+        }
+        self.values.iter_mut().for_each(|value| value.whole = None);
+        outcome
     }
 
     fn entry(&self, replica: ReplicaId) -> Option<&Entry> {
         self.entries.get(usize::from(replica.0)).and_then(Option::as_ref)
     }
 
-    /// Takes a reply of `from`, whose envelope names `view`. A replica's later word replaces its earlier one, unless
-    /// that [outranks](Entry::outranks) it. Of the whole result at most `room` bytes are kept.
-    pub(crate) fn insert(&mut self, from: ReplicaId, view: View, reply: ReplyEntry, room: usize) -> Inserted {
-        let ReplyEntry { kind, position, result, .. } = reply;
-        let digest = match &result {
-            ReplyResult::Full(outcome) => self.digest_of(outcome),
-            ReplyResult::Digest(digest) => *digest,
-        };
-        let known = self.entries.iter().flatten().any(|e| e.digest == digest && e.outcome.is_some());
-        // A quorum that only waits for this result takes it however full the share is: it leaves at once.
-        let wanted = || self.quorum().is_some_and(|(wanted, ..)| wanted == digest);
-        let fresh_outcome = match result {
-            ReplyResult::Full(outcome) if !known => match outcome {
-                Outcome::Done(bytes) if bytes.len() > room && !wanted() => None,
-                Outcome::Done(bytes) => Some(Outcome::Done(owned(bytes))),
-                Outcome::Gone | Outcome::NoSession | Outcome::Refused(_) => Some(outcome),
-            },
-            ReplyResult::Full(_) | ReplyResult::Digest(_) => None,
-        };
-        let Some(slot) = self.entries.get_mut(usize::from(from.0)) else {
-            return Inserted::Repeated;
-        };
-        match slot {
-            Some(old) if old.outranks(kind, view, position) => Inserted::Repeated,
-            Some(old) if old.digest == digest => {
-                let news = (old.kind, old.view, old.position) != (kind, view, position) || fresh_outcome.is_some();
-                old.outcome = old.outcome.take().or(fresh_outcome);
-                (old.kind, old.view, old.position) = (kind, view, position);
-                if news { Inserted::Fresh } else { Inserted::Repeated }
+    /// The value that says the same as `result`. Comparing is cheaper than hashing.
+    fn value_of(&mut self, result: &ResultView<'_>) -> Option<usize> {
+        let whole = |value: &Value| value.whole.as_ref().is_some_and(|outcome| result.is_whole(outcome));
+        if let Some(same) = self.values.iter().position(whole) {
+            return Some(same);
+        }
+        // Two whole results that differ need no digests; one that is only known by its digest does.
+        let is_digest = matches!(result, ResultView::Digest(_));
+        let comparable = |value: &Value| is_digest || value.whole.is_none() && value.digest.is_some();
+        if !self.values.iter().any(comparable) {
+            return None;
+        }
+        let digest = Some(result.digest());
+        self.values.iter_mut().position(|value| comparable(value) && value.digest() == digest)
+    }
+
+    /// A new value. At most one for each replica: those that nobody names any more are used again.
+    fn new_value(&mut self, value: Value) -> usize {
+        let named = |i: usize| self.entries.iter().flatten().any(|e| e.value == i);
+        match (0..self.values.len()).find(|&i| !named(i)) {
+            Some(free) => {
+                self.values[free] = value;
+                free
             }
-            Some(_) | None => {
-                *slot = Some(Entry { view, kind, position, digest, outcome: fresh_outcome });
-                Inserted::Fresh
+            None => {
+                self.values.push(value);
+                self.values.len() - 1
             }
         }
     }
 
-    /// The digest and position on which enough replicas agree, and the tentative view that counts with the committed.
-    fn quorum(&self) -> Option<(Digest, Position, View)> {
+    /// Takes a reply of `from`, whose envelope names `view`. A replica's later word replaces its earlier one, unless
+    /// that [outranks](Entry::outranks) it. Of the whole result at most `room` bytes are kept.
+    pub(crate) fn insert(&mut self, from: ReplicaId, view: View, reply: &ReplyView<'_>, room: usize) -> Inserted {
+        let ReplyView { kind, position, result, .. } = reply;
+        let (kind, position) = (*kind, *position);
+        let old = match self.entries.get(usize::from(from.0)) {
+            None => return Inserted::Repeated,
+            Some(Some(old)) if old.outranks(kind, view, position) => return Inserted::Repeated,
+            Some(old) => *old,
+        };
+        let same = self.value_of(result);
+        let known = same.is_some_and(|value| self.values[value].whole.is_some());
+        // A quorum that only waits for this result takes it however full the share is: it leaves at once.
+        let wanted = || self.quorum().is_some_and(|(wanted, ..)| Some(wanted) == same);
+        let whole = match result {
+            _ if known => None,
+            ResultView::Done(bytes, _) if bytes.len() > room && !wanted() => None,
+            other => other.to_outcome(),
+        };
+        let (gave, news) = (whole.is_some(), whole.is_some());
+        if let Some(old) = old
+            && Some(old.value) == same
+        {
+            let news = news || (old.kind, old.view, old.position) != (kind, view, position);
+            self.values[old.value].whole = self.values[old.value].whole.take().or(whole);
+            let gave = old.gave || gave;
+            self.entries[usize::from(from.0)] = Some(Entry { view, kind, position, value: old.value, gave });
+            return if news { Inserted::Fresh } else { Inserted::Repeated };
+        }
+        if let Some(Entry { value, gave: true, .. }) = old {
+            // Its share goes with its word; the others named the same by what it hashes to.
+            self.values[value].digest();
+            self.values[value].whole = None;
+        }
+        self.entries[usize::from(from.0)] = None;
+        let value = match same {
+            Some(value) => {
+                self.values[value].whole = self.values[value].whole.take().or(whole);
+                value
+            }
+            None => {
+                let digest = whole.is_none().then(|| result.digest());
+                self.new_value(Value { whole, digest })
+            }
+        };
+        self.entries[usize::from(from.0)] = Some(Entry { view, kind, position, value, gave });
+        Inserted::Fresh
+    }
+
+    /// The value and position on which enough replicas agree, and the tentative view that counts with the committed.
+    fn quorum(&self) -> Option<(usize, Position, View)> {
         let size = self.size();
+        let least = match self.rule {
+            Rule::Ordered { weak: true } => size.weak_quorum(),
+            Rule::Ordered { weak: false } | Rule::ReadOnly => size.quorum(),
+        };
+        if self.count(|_| true) < least {
+            return None;
+        }
         self.entries.iter().flatten().find_map(|e| {
             let enough = match self.rule {
                 Rule::ReadOnly => self.alike(e, e.view) >= size.quorum(),
                 Rule::Ordered { weak } => {
-                    let committed = self.count(|o| same(o, e) && o.kind == ReplyKind::Committed);
-                    self.alike(e, e.view) >= size.quorum() || weak && committed >= size.weak_quorum()
+                    let committed = || self.count(|o| same(o, e) && o.kind == ReplyKind::Committed);
+                    self.alike(e, e.view) >= size.quorum() || weak && committed() >= size.weak_quorum()
                 }
             };
-            enough.then_some((e.digest, e.position, e.view))
+            enough.then_some((e.value, e.position, e.view))
         })
     }
 
     /// Replies that count together with `e` if tentative ones must be of `view`.
     fn alike(&self, e: &Entry, view: View) -> usize {
         match self.rule {
-            Rule::ReadOnly => self.count(|o| o.digest == e.digest),
+            Rule::ReadOnly => self.count(|o| o.value == e.value),
             Rule::Ordered { .. } => self.count(|o| same(o, e) && (o.kind == ReplyKind::Committed || o.view == view)),
         }
     }
@@ -198,38 +274,35 @@ impl Certificate {
 
     /// What the replies amount to.
     pub(crate) fn verdict(&self) -> Verdict {
-        let Some((digest, position, view)) = self.quorum() else {
+        let Some((value, position, view)) = self.quorum() else {
             return if self.hopeless() { Verdict::Hopeless } else { Verdict::Open };
         };
-        let whole = self.entries.iter().flatten().find(|e| e.digest == digest && e.outcome.is_some());
-        let Some(outcome) = whole.and_then(|e| e.outcome.clone()) else {
+        if self.values[value].whole.is_none() {
             return Verdict::ResultMissing;
-        };
-        let members = self.members(digest, position, view);
-        let of = |f: &dyn Fn(&Entry) -> bool| members.iter().filter_map(|r| self.entry(r)).all(f);
+        }
+        let members = self.members(value, position, view);
+        let words = || members.iter().filter_map(|r| self.entry(r));
         let kind = match self.rule {
             Rule::ReadOnly => ReplyKind::ReadOnly,
-            Rule::Ordered { .. } if of(&|e| e.kind == ReplyKind::Committed) => ReplyKind::Committed,
+            Rule::Ordered { .. } if words().all(|e| e.kind == ReplyKind::Committed) => ReplyKind::Committed,
             Rule::Ordered { .. } => ReplyKind::Tentative,
         };
         let position = match self.rule {
-            Rule::ReadOnly => {
-                members.iter().filter_map(|r| self.entry(r)).map(|e| e.position).max().unwrap_or(position)
-            }
+            Rule::ReadOnly => words().map(|e| e.position).max().unwrap_or(position),
             Rule::Ordered { .. } => position,
         };
-        Verdict::Accepted(Accepted { outcome, position, kind, view: self.believed(members), members })
+        Verdict::Accepted(Accepted { value, position, kind, view: self.believed(members), members })
     }
 
-    fn members(&self, digest: Digest, position: Position, view: View) -> ReplicaSet {
+    fn members(&self, value: usize, position: Position, view: View) -> ReplicaSet {
         let size = self.size();
         size.replicas()
             .filter(|&r| {
                 self.entry(r).is_some_and(|e| match self.rule {
-                    Rule::ReadOnly => e.digest == digest,
+                    Rule::ReadOnly => e.value == value,
                     Rule::Ordered { .. } => {
                         let counts = e.kind == ReplyKind::Committed || e.view == view;
-                        e.digest == digest && e.position == position && counts
+                        e.value == value && e.position == position && counts
                     }
                 })
             })
@@ -239,16 +312,18 @@ impl Certificate {
     /// P8: the (f+1)-th highest view of the members. One of the f+1 highest is a correct replica's, so the least of
     /// them is no higher than what a correct replica named.
     fn believed(&self, members: ReplicaSet) -> View {
-        let mut views: Vec<View> = members.iter().filter_map(|r| self.entry(r)).map(|e| e.view).collect();
-        views.sort_unstable_by(|a, b| b.cmp(a));
-        views.get(self.size().f()).copied().unwrap_or_default()
+        let views = || members.iter().filter_map(|r| self.entry(r)).map(|e| e.view);
+        let reached = |view: &View| views().filter(|other| other >= view).count() > self.size().f();
+        views().filter(reached).max().unwrap_or_default()
     }
 
     fn hopeless(&self) -> bool {
-        let missing = self.entries.iter().filter(|e| e.is_none()).count();
-        let best = self.best();
         // An ordered reply may still change (tentative to committed, one view to the next).
-        self.rule == Rule::ReadOnly && best + missing < self.size().quorum()
+        if self.rule != Rule::ReadOnly {
+            return false;
+        }
+        let missing = self.entries.iter().filter(|e| e.is_none()).count();
+        self.best() + missing < self.size().quorum()
     }
 
     /// The most replies that agree.
@@ -287,13 +362,7 @@ impl Certificate {
 
 /// Equal in what must be equal between ordered replies.
 fn same(a: &Entry, b: &Entry) -> bool {
-    a.digest == b.digest && a.position == b.position
-}
-
-/// A result that outlives the turn must not pin the receive buffer it lies in. What was reassembled is larger than a
-/// datagram and lies in a buffer of its own.
-fn owned(bytes: Bytes) -> Bytes {
-    if bytes.len() <= limits::DATAGRAM_MAX { Bytes::copy_from_slice(&bytes) } else { bytes }
+    a.value == b.value && a.position == b.position
 }
 
 #[cfg(test)]
@@ -302,6 +371,7 @@ mod tests {
 
     use super::*;
     use crate::types::SessionId;
+    use crate::wire::{ReplyEntry, ReplyResult};
 
     const VIEWS: u64 = 4;
     const TRUTH: u8 = 0;
@@ -332,7 +402,7 @@ mod tests {
         };
         let (kind, position) = (said.kind, position(said.value));
         let reply = ReplyEntry { session: SessionId(1), t: 1, kind, position, result };
-        certificate.insert(ReplicaId(said.from as u8), View(said.view), reply, usize::MAX);
+        certificate.insert(ReplicaId(said.from as u8), View(said.view), &reply.as_view(), usize::MAX);
         certificate.verdict()
     }
 
@@ -370,7 +440,7 @@ mod tests {
                     }
                 }
                 if let Verdict::Accepted(accepted) = insert(&mut certificate, &said) {
-                    prop_assert_eq!(accepted.outcome, outcome(TRUTH));
+                    prop_assert_eq!(certificate.clone().take(&accepted), outcome(TRUTH));
                     prop_assert_eq!(accepted.position, position(TRUTH));
                     prop_assert!(accepted.view.0 < VIEWS);
                 }
@@ -400,7 +470,7 @@ mod tests {
                 let kind = if committed { ReplyKind::Committed } else { ReplyKind::Tentative };
                 let (position, result) = (Position(10 + round), ReplyResult::Full(refused(round)));
                 let reply = ReplyEntry { session: SessionId::NONE, t: 1, kind, position, result };
-                certificate.insert(ReplicaId(from as u8), View(view), reply, usize::MAX);
+                certificate.insert(ReplicaId(from as u8), View(view), &reply.as_view(), usize::MAX);
                 certificate.verdict()
             };
             let mut view = 0;
@@ -409,7 +479,7 @@ mod tests {
                 let heard = answers.iter().enumerate().take(size.n()).filter(|(_, (lost, _))| !lost);
                 for (from, &(_, committed)) in heard {
                     if let Verdict::Accepted(accepted) = say(from, view, committed, round as u64) {
-                        prop_assert_eq!(accepted.outcome, refused(round as u64));
+                        prop_assert_eq!(certificate.take(&accepted), refused(round as u64));
                         return Ok(());
                     }
                 }
@@ -440,7 +510,8 @@ mod tests {
                 let (best, missing) = ((0..3).map(count).max().unwrap_or(0), says.iter().filter(|s| s.is_none()).count());
                 match verdict {
                     Verdict::Accepted(accepted) => {
-                        let value = (0..3).find(|&v| outcome(v) == accepted.outcome).unwrap();
+                        let accepted = certificate.clone().take(&accepted);
+                        let value = (0..3).find(|&v| outcome(v) == accepted).unwrap();
                         prop_assert!(count(value) >= 3);
                     }
                     Verdict::ResultMissing => prop_assert!(best >= 3),

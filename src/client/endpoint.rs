@@ -83,6 +83,8 @@ pub struct Endpoint {
     rekey_due: Time,
     /// Signatures of new keys checked for each replica, and since when.
     key_checks: Vec<(Time, u32)>,
+    /// Certificates of requests that are over, for those to come.
+    spare: Vec<Certificate>,
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
     repliers: Repliers,
@@ -147,6 +149,7 @@ impl Endpoint {
             rekey_due: Time::NEVER,
             key_checks: vec![(Time(0), 0); n],
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
+            spare: Vec::new(),
             held: vec![0; n],
             repliers: Repliers::new(size),
             accepted: Position(0),
@@ -307,7 +310,11 @@ impl Endpoint {
     }
 
     fn hand_in(&mut self, kind: RequestKind, session: Option<Session>, op: Bytes) -> RequestId {
-        let certificate = Certificate::new(self.size, self.rule(kind));
+        let rule = self.rule(kind);
+        let certificate = match self.spare.pop() {
+            Some(spare) => spare.renew(rule),
+            None => Certificate::new(self.size, rule),
+        };
         let request = self.requests.insert(Outstanding {
             session,
             kind,
@@ -499,6 +506,7 @@ impl Endpoint {
                 });
             }
         }
+        self.spare.push(r.certificate);
     }
 }
 

@@ -24,9 +24,9 @@ use crate::runtime::bind::{Bound, UdpConfig};
 use crate::runtime::{Backend, Clock, Error, LoopCounters, Stop, Udp, WaitPolicy, drive};
 use crate::transport::{Datagram, Head, Machine, Outgoing, Peer, Transport as _};
 use crate::types::{ClientId, ClusterSize, Digest, EndpointId, Position, ReplicaId, SeqNum, SessionId, Time, View};
-use crate::wire::codec::{REPLIES_HEAD, reply_len};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC};
+use crate::wire::replies::{REPLIES_HEAD, reply_len};
 use crate::wire::{
     FrameBuffer, Message, Outcome, PackBuilder, Proof, ReplyEntry, ReplyKind, ReplyResult, Request, RequestKind, Vote,
 };

@@ -34,10 +34,10 @@ use crate::execution::Reply;
 use crate::limits;
 use crate::transport::{Datagram, Head, Outgoing, Peer};
 use crate::types::{ClientId, ClusterSize, EndpointId, ReplicaId, Time, View};
-use crate::wire::codec::{REPLIES_HEAD, reply_len};
 use crate::wire::fragment::{Assembled, ReassemblyLimits};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
+use crate::wire::replies::{REPLIES_HEAD, reply_len};
 use crate::wire::{
     Claim, FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, NewKey, Outcome, Pack, Proposed,
     ReplyEntry, ReplyResult, default_replier,

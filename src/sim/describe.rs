@@ -43,7 +43,9 @@ fn envelope(header: &Header, body: Bytes) -> String {
     let mut said = Vec::new();
     if let Principal::Client(..) = header.receiver {
         while let Some(frame) = frames.next_replies() {
-            said.push(frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |pack| replies(&pack)));
+            said.push(
+                frame.map_or_else(|malformed| format!("malformed frame: {malformed}"), |pack| replies(&pack.to_pack())),
+            );
         }
     } else {
         for frame in frames {

@@ -26,10 +26,7 @@
 //!                 2, parts: count x (0 u8 | count u8 | nodes 32 each, or 1 u8 | len u16 | page without the zeroes at its end)
 //! 18 QUERY-STABLE  nonce u64
 //! 19 STABLE-ANSWER nonce u64 | signed u64 | prepared u64 | the asker's VIEW-CHANGE, or nothing
-//! 64 REPLIES      view u64 | count u16 | reserved u16
-//!                 | count x (session u64 | t u64 | position u64 | kind u8 | result u8 | reserved u16 | len u32 | payload)
-//!                 result: 0 done (the result), 1 gone, 2 no session, 3 refused: counter (u64), 4 refused: quota (u64),
-//!                 5 refused: window (u64), 6 digest (32 bytes), 7 refused: full (u64)
+//! 64 REPLIES      see [`super::replies`]
 //! ```
 //! Zero words at the end of a STATUS bitmap, and zeroes at the end of a page, are not sent: one set, one page has one
 //! encoding.
@@ -39,14 +36,13 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 
 use super::message::{
-    Batch, Choice, Committed, FetchState, Message, Outcome, PrePrepare, Proposed, Refusal, RegionHead, ReplyEntry,
-    ReplyKind, ReplyPack, ReplyResult, SignedCheckpoint, StableAnswer, StateAnswer, StateContent, StateItem, StatePart,
-    Status, Vote, WantedViewChange,
+    Batch, Choice, Committed, FetchState, Message, PrePrepare, Proposed, RegionHead, SignedCheckpoint, StableAnswer,
+    StateAnswer, StateContent, StateItem, StatePart, Status, Vote, WantedViewChange,
 };
 use super::signed::Signed;
 use super::{Malformed, Pack};
 use crate::limits;
-use crate::types::{Digest, Position, RegionId, ReplicaId, ReplicaSet, SeqNum, SessionId, View};
+use crate::types::{Digest, RegionId, ReplicaId, ReplicaSet, SeqNum, View};
 
 /// Frame types.
 pub mod frame_type {
@@ -662,104 +658,4 @@ fn decode_part(reader: &mut Reader<'_>, body: &Bytes) -> Result<StatePart, Malfo
         }
         _ => Err(Malformed::UnknownTag),
     }
-}
-
-/// Bytes of a REPLIES body before its entries.
-pub const REPLIES_HEAD: usize = 12;
-/// Bytes of a reply besides its payload.
-pub const REPLY_HEAD: usize = 32;
-
-/// Bytes that `entry` takes.
-pub fn reply_len(entry: &ReplyEntry) -> usize {
-    REPLY_HEAD
-        + match &entry.result {
-            ReplyResult::Full(Outcome::Done(bytes)) => bytes.len(),
-            ReplyResult::Full(Outcome::Gone | Outcome::NoSession) => 0,
-            ReplyResult::Full(Outcome::Refused(_)) => 8,
-            ReplyResult::Digest(_) => 32,
-        }
-}
-
-pub(super) fn encode_replies_head(view: View, out: &mut BytesMut) {
-    out.put_u64(view.0);
-    out.put_u32(0);
-}
-
-pub(super) fn encode_reply(entry: &ReplyEntry, out: &mut BytesMut) {
-    let number;
-    let (tag, payload): (u8, &[u8]) = match &entry.result {
-        ReplyResult::Full(Outcome::Done(bytes)) => (0, bytes),
-        ReplyResult::Full(Outcome::Gone) => (1, &[]),
-        ReplyResult::Full(Outcome::NoSession) => (2, &[]),
-        ReplyResult::Full(Outcome::Refused(refusal)) => {
-            let (tag, value) = match refusal {
-                Refusal::Counter { last } => (3, *last),
-                Refusal::Quota { sessions_max } => (4, *sessions_max),
-                Refusal::Window { window_max } => (5, *window_max),
-                Refusal::Full { sessions_max } => (7, *sessions_max),
-            };
-            number = value.to_le_bytes();
-            (tag, &number)
-        }
-        ReplyResult::Digest(digest) => (6, &digest.0),
-    };
-    for field in [entry.session.0, entry.t, entry.position.0] {
-        out.put_u64(field);
-    }
-    out.put(&[entry.kind as u8, tag, 0, 0]);
-    out.put_u32(payload.len() as u32);
-    out.put(payload);
-}
-
-/// The replies in a REPLIES frame. Results are slices of `body`.
-///
-/// # Errors
-/// [`Malformed`], with the first thing that is wrong.
-pub fn decode_replies(body: &Bytes) -> Result<ReplyPack, Malformed> {
-    let mut reader = Reader::new(body);
-    let view = reader.view()?;
-    let count = usize::from(reader.u16()?);
-    reader.zeros(2)?;
-    if !(1..=limits::PACK_REQUESTS_MAX).contains(&count) || count * REPLY_HEAD > reader.remaining() {
-        return Err(Malformed::OutOfBounds);
-    }
-    let mut replies = Vec::with_capacity(count);
-    for _ in 0..count {
-        replies.push(decode_reply(&mut reader, body)?);
-    }
-    reader.end()?;
-    Ok(ReplyPack { view, replies })
-}
-
-fn decode_reply(reader: &mut Reader<'_>, body: &Bytes) -> Result<ReplyEntry, Malformed> {
-    let (session, t, position) = (SessionId(reader.u64()?), reader.u64()?, Position(reader.u64()?));
-    let kind = match reader.u8()? {
-        1 => ReplyKind::ReadOnly,
-        2 => ReplyKind::Tentative,
-        3 => ReplyKind::Committed,
-        _ => return Err(Malformed::UnknownTag),
-    };
-    let tag = reader.u8()?;
-    reader.zeros(2)?;
-    let len = reader.u32()? as usize;
-    let start = reader.position();
-    let mut payload = Reader::new(reader.take(len)?);
-    let refused = |refusal| ReplyResult::Full(Outcome::Refused(refusal));
-    let result = match tag {
-        0 if len > limits::OPERATION_MAX => return Err(Malformed::OutOfBounds),
-        0 => {
-            payload.take(len)?;
-            ReplyResult::Full(Outcome::Done(body.slice(start..start + len)))
-        }
-        1 => ReplyResult::Full(Outcome::Gone),
-        2 => ReplyResult::Full(Outcome::NoSession),
-        3 => refused(Refusal::Counter { last: payload.u64()? }),
-        4 => refused(Refusal::Quota { sessions_max: payload.u64()? }),
-        5 => refused(Refusal::Window { window_max: payload.u64()? }),
-        6 => ReplyResult::Digest(payload.digest()?),
-        7 => refused(Refusal::Full { sessions_max: payload.u64()? }),
-        _ => return Err(Malformed::UnknownTag),
-    };
-    payload.end()?;
-    Ok(ReplyEntry { session, t, kind, position, result })
 }

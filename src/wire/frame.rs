@@ -13,6 +13,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::codec::{self, Reader, frame_type};
 use super::message::{Message, ReplyEntry};
+use super::replies::{self, ReplyFrame};
 use super::{Malformed, decode_frame};
 use crate::limits;
 use crate::types::{Digest, Domain, Hasher, View};
@@ -60,10 +61,10 @@ impl FrameBuffer {
         assert!((1..=limits::PACK_REQUESTS_MAX).contains(&replies.len()), "replies of one frame");
         self.frame(frame_type::REPLIES, |out| {
             let start = out.len();
-            codec::encode_replies_head(view, out);
+            replies::encode_replies_head(view, out);
             out[start + 8..start + 10].copy_from_slice(&(replies.len() as u16).to_le_bytes());
             for entry in replies {
-                codec::encode_reply(entry, out);
+                replies::encode_reply(entry, out);
             }
         })
     }
@@ -231,9 +232,9 @@ impl Messages {
     }
 
     /// The next frame, which must hold replies.
-    pub fn next_replies(&mut self) -> Option<Result<super::ReplyPack, Malformed>> {
+    pub fn next_replies(&mut self) -> Option<Result<ReplyFrame, Malformed>> {
         self.decode_next(|kind, body| match kind {
-            frame_type::REPLIES => codec::decode_replies(body),
+            frame_type::REPLIES => replies::ReplyFrame::parse(body.clone()),
             _ => Err(Malformed::UnknownTag),
         })
     }

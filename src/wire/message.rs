@@ -419,16 +419,21 @@ pub enum Refusal {
 impl Outcome {
     /// Tag and payload, in `Domain::Result`.
     pub fn digest(&self) -> Digest {
-        let (tag, number, bytes): (u8, u64, &[u8]) = match self {
-            Outcome::Done(bytes) => (0, 0, bytes),
-            Outcome::Gone => (1, 0, &[]),
-            Outcome::NoSession => (2, 0, &[]),
-            Outcome::Refused(Refusal::Counter { last }) => (3, *last, &[]),
-            Outcome::Refused(Refusal::Quota { sessions_max }) => (4, *sessions_max, &[]),
-            Outcome::Refused(Refusal::Window { window_max }) => (5, *window_max, &[]),
-            Outcome::Refused(Refusal::Full { sessions_max }) => (7, *sessions_max, &[]),
-        };
-        Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), bytes])
+        let of = |tag: u8, number: u64| Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), &[]]);
+        match self {
+            Outcome::Done(bytes) => Outcome::digest_of_done(bytes),
+            Outcome::Gone => of(1, 0),
+            Outcome::NoSession => of(2, 0),
+            Outcome::Refused(Refusal::Counter { last }) => of(3, *last),
+            Outcome::Refused(Refusal::Quota { sessions_max }) => of(4, *sessions_max),
+            Outcome::Refused(Refusal::Window { window_max }) => of(5, *window_max),
+            Outcome::Refused(Refusal::Full { sessions_max }) => of(7, *sessions_max),
+        }
+    }
+
+    /// The digest of [`Outcome::Done`] with `bytes`.
+    pub fn digest_of_done(bytes: &[u8]) -> Digest {
+        Digest::of(Domain::Result, &[&[0], &0u64.to_le_bytes(), bytes])
     }
 }
 

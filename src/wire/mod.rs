@@ -7,6 +7,7 @@
 //! | [`header`] | the first bytes of every datagram, and of every fragment |
 //! | [`frame`] | the body of an envelope: frames for one receiver under one proof |
 //! | [`codec`] | the body of each frame |
+//! | [`replies`] | the body of a frame of replies |
 //! | [`signed`] | view-changes and new-views |
 //! | [`pack`] | a client's pack and its proof |
 //! | [`new_key`] | the body of a NEW-KEY datagram |
@@ -23,11 +24,12 @@ pub mod header;
 pub mod message;
 pub mod new_key;
 pub mod pack;
+pub mod replies;
 pub mod signed;
 #[cfg(test)]
 mod tests;
 
-pub use codec::{decode_frame, decode_replies};
+pub use codec::decode_frame;
 pub use fragment::{FragmentPlan, Reassembler};
 pub use frame::{FrameBuffer, Frames};
 pub use header::{FragmentHeader, Header, Kind, ProofKind};
@@ -38,6 +40,7 @@ pub use message::{
 };
 pub use new_key::NewKey;
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
+pub use replies::{ReplyFrame, ReplyView, ResultView, decode_replies};
 pub use signed::{Claim, Entry, NewView, Signed, Statement, ViewChange};
 
 /// Why bytes are not what they claim to be.

@@ -11,7 +11,7 @@ use crate::client::completion::{RequestError, RequestId, Session};
 use crate::client::session::{Live, Phase};
 use crate::types::{ReplicaId, SessionId, Time, View};
 use crate::wire::fragment::Assembled;
-use crate::wire::{NewKey, Outcome, Refusal, ReplyEntry, ReplyKind, RequestKind};
+use crate::wire::{NewKey, Outcome, Refusal, ReplyKind, ReplyView, RequestKind};
 
 impl Endpoint {
     pub(super) fn on_datagram(&mut self, bytes: &Bytes) {
@@ -101,11 +101,11 @@ impl Endpoint {
                     continue;
                 }
             };
-            self.health[usize::from(from.0)].replies += pack.replies.len() as u64;
-            for reply in pack.replies {
+            for reply in pack.iter() {
+                self.health[usize::from(from.0)].replies += 1;
                 self.repliers.heard(from, reply.position, self.accepted);
                 match self.asked(&reply) {
-                    Some(request) => self.on_reply(from, pack.view, request, reply),
+                    Some(request) => self.on_reply(from, pack.view(), request, &reply),
                     None => self.stats.rejects.unsolicited += 1,
                 }
             }
@@ -114,7 +114,7 @@ impl Endpoint {
 
     /// The outstanding request that the reply answers. Kinds never mix: a read-only reply is to a query, any other to
     /// an ordered request or a session-open.
-    fn asked(&self, reply: &ReplyEntry) -> Option<RequestId> {
+    fn asked(&self, reply: &ReplyView<'_>) -> Option<RequestId> {
         match (reply.kind, reply.session) {
             (ReplyKind::ReadOnly, SessionId::NONE) => self.queries.get(&reply.t).copied(),
             (ReplyKind::ReadOnly, _) => None,
@@ -128,7 +128,7 @@ impl Endpoint {
         }
     }
 
-    fn on_reply(&mut self, from: ReplicaId, view: View, request: RequestId, reply: ReplyEntry) {
+    fn on_reply(&mut self, from: ReplicaId, view: View, request: RequestId, reply: &ReplyView<'_>) {
         let Some(r) = self.requests.get_mut(request) else { return };
         let held = &mut self.held[usize::from(from.0)];
         let before = r.certificate.held(from);
@@ -155,15 +155,18 @@ impl Endpoint {
         if let (0, false, Some(sent_at)) = (r.retransmissions, r.fell_back, r.sent_at) {
             self.rtt.sample(self.now.since(sent_at));
         }
-        for replica in r.certificate.contradicting(&accepted.outcome).iter() {
+        for replica in r.certificate.contradicting(accepted).iter() {
             self.health[usize::from(replica.0)].contradicted += 1;
         }
+        self.drop_held(request);
+        let Some(r) = self.requests.get_mut(request) else { return };
+        let outcome = r.certificate.take(accepted);
         self.view = self.view.max(accepted.view);
         self.accepted = self.accepted.max(accepted.position);
         let (kind, session) = (r.kind, r.session);
-        match (kind, &accepted.outcome) {
+        match (kind, outcome) {
             (RequestKind::Ordered | RequestKind::ReadOnly, Outcome::Done(bytes)) => {
-                self.finish(request, Ok(bytes.clone()), Some(accepted));
+                self.finish(request, Ok(bytes), Some(accepted));
             }
             (RequestKind::Ordered, Outcome::Gone) => {
                 let gone = RequestError::ResultGone { position: accepted.position };
@@ -177,7 +180,6 @@ impl Endpoint {
             }
             (RequestKind::Close, _) => self.finish(request, Ok(Bytes::new()), Some(accepted)),
             (RequestKind::Open, outcome) => {
-                let outcome = outcome.clone();
                 self.on_opened(request, session.expect("an open is a session's"), outcome);
             }
         }

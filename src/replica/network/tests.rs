@@ -124,7 +124,7 @@ fn open_replies(keys: &mut Keyring, sent: &[Outgoing]) -> Vec<ReplyPack> {
             }
         }
         let Opened::Replies(replies) = opened else { panic!("not replies: {opened:?}") };
-        packs.extend(replies.map(|pack| pack.unwrap().into_inner()));
+        packs.extend(replies.map(|pack| pack.unwrap().to_pack()));
     }
     packs
 }

@@ -229,7 +229,7 @@ impl<S: Service> Tongue<S> {
         let mut frames = FrameBuffer::default();
         let mut packs = Messages::new(datagram.body.clone());
         while let Some(Ok(pack)) = packs.next_replies() {
-            let mut pack = Some(pack);
+            let mut pack = Some(pack.to_pack());
             for practice in &mut self.practices {
                 let mut craft = Tongue::<S>::craft(&self.keys, &self.signer, &mut self.rng, now, self.permille);
                 pack = pack.and_then(|pack| practice.reply(&mut craft, pack));
