@@ -58,13 +58,20 @@ impl Keys {
     }
 
     /// The keys of a replica at its `boot`-th start, from 1. `secret` is of that start alone (P40).
-    pub(super) fn replica(&self, id: ReplicaId, boot: u64, secret: [u8; 32]) -> Keyring {
+    ///
+    /// # Panics
+    /// If there is no such replica.
+    pub fn replica(&self, id: ReplicaId, boot: u64, secret: [u8; 32]) -> Keyring {
         let mut keyring = self.replicas[usize::from(id.0)].clone();
         keyring.begin(&FreshKey::at_boot(boot, secret)).expect("the keys are those of the cluster");
         keyring
     }
 
-    pub(super) fn client(&self, index: usize) -> (ClientId, Keyring) {
+    /// The name and the keys of a client endpoint.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    pub fn client(&self, index: usize) -> (ClientId, Keyring) {
         self.clients[index].clone()
     }
 }

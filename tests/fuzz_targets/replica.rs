@@ -438,7 +438,9 @@ impl Show {
                 for client in 0..CLIENTS {
                     let Ok(Opened::Replies(replies)) = self.clients[client].open(&bytes) else { continue };
                     for pack in replies {
-                        for reply in pack.expect("a correct replica says nothing malformed").into_inner().to_pack().replies {
+                        for reply in
+                            pack.expect("a correct replica says nothing malformed").into_inner().to_pack().replies
+                        {
                             let opened = matches!(&reply.result, ReplyResult::Full(Outcome::Done(_)));
                             if opened && reply.session == SessionId::NONE && reply.kind != ReplyKind::ReadOnly {
                                 self.known.sessions.push(SessionId(reply.position.0));
