@@ -46,7 +46,7 @@ impl Default for ExecutorConfig {
         ExecutorConfig {
             checkpoint_interval: 128,
             sessions_max: 4_096,
-            sessions_per_client: 256,
+            sessions_per_client: 1_024,
             clients_max: 4_096,
             window_max: 256,
             session_idle: Duration::from_secs(3_600),

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 
 pub use client::{Client, ClientFile};
-pub use cluster::{Cluster, ClusterFile, ListedClient, ReplicaEntry, Right, ServiceName, identity};
+pub use cluster::{Cluster, ClusterFile, ListedClient, ReplicaEntry, Right, ServiceName, StateSection, identity};
 pub use replica::{Replica, ReplicaFile};
 
 use super::errors::Error;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::stage::Stage as _;
 use super::{Laboratory, Options, load_error, target};
 use crate::auth::{AuthMode, Identity};
-use crate::cli::config::{Client, Cluster, ServiceName, TransportKind};
+use crate::cli::config::{Client, Cluster, ServiceName, StateSection, TransportKind};
 use crate::cli::errors::Error;
 use crate::cli::output::{self, line, note};
 use crate::cli::status::{self, Observer, ReplicaStatus};
@@ -235,6 +235,20 @@ fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &
     run.report(&client.cluster, false, statuses)
 }
 
+/// What the cluster would refuse is no load (P9).
+fn within_quota(load: &Load, identities: usize, state: &StateSection) -> Result<(), Error> {
+    let all = load.clients * load.sessions;
+    let each = all.div_ceil(identities);
+    for (name, wanted, most) in
+        [("sessions_per_client_max", each, state.sessions_per_client_max), ("sessions_max", all, state.sessions_max)]
+    {
+        if wanted > most as usize {
+            return Err(Error::Usage(format!("{wanted} sessions are above the cluster's {name}, {most}")));
+        }
+    }
+    Ok(())
+}
+
 struct Run<'a> {
     load: &'a Load,
     target: &'a Target,
@@ -250,6 +264,9 @@ impl Run<'_> {
         own_cluster: bool,
         statuses: impl Fn() -> Vec<ReplicaStatus>,
     ) -> Result<Report, Error> {
+        if !self.load.read_only {
+            within_quota(self.load, self.identities.len(), &cluster.file.state)?;
+        }
         let before = statuses();
         let measured = load::run(self.load, self.target, self.identities, self.pids, self.stop).map_err(load_error)?;
         let after = statuses();
