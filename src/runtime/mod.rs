@@ -36,7 +36,7 @@ pub mod error;
 pub mod host;
 pub mod memory;
 mod random;
-mod ring;
+pub mod ring;
 mod role;
 pub mod signals;
 pub mod sockets;

@@ -10,7 +10,7 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use crate::transport::Wake;
 
 /// A ring of `capacity` from one role to another, whose thread `bell` wakes.
-pub(crate) fn ring<T>(capacity: usize, bell: Arc<dyn Wake>) -> (Outlet<T>, Inlet<T>) {
+pub fn ring<T>(capacity: usize, bell: Arc<dyn Wake>) -> (Outlet<T>, Inlet<T>) {
     let (producer, consumer) = RingBuffer::new(capacity);
     (Outlet { ring: producer, backlog: VecDeque::new(), bell, quiet: true }, Inlet { ring: consumer })
 }
@@ -20,7 +20,7 @@ pub(crate) fn ring<T>(capacity: usize, bell: Arc<dyn Wake>) -> (Outlet<T>, Inlet
 /// What the ring cannot take waits here, in order. A role with a clogged outlet takes no new work from outside until it is
 /// clear again, and does not sleep; what is already under way inside the replica may still add to the backlog, and is
 /// bounded by the protocol's own windows.
-pub(crate) struct Outlet<T> {
+pub struct Outlet<T> {
     ring: Producer<T>,
     backlog: VecDeque<T>,
     bell: Arc<dyn Wake>,
@@ -29,7 +29,7 @@ pub(crate) struct Outlet<T> {
 
 impl<T> Outlet<T> {
     /// Hands `item` over, now or with a later [`flush`](Self::flush).
-    pub(crate) fn push(&mut self, item: T) {
+    pub fn push(&mut self, item: T) {
         if !self.backlog.is_empty() {
             self.backlog.push_back(item);
         } else if let Err(rtrb::PushError::Full(item)) = self.ring.push(item) {
@@ -40,7 +40,7 @@ impl<T> Outlet<T> {
     }
 
     /// Hands over what waits, as far as there is room, and wakes the consumer if there is anything new: once per turn.
-    pub(crate) fn flush(&mut self) {
+    pub fn flush(&mut self) {
         while let Some(item) = self.backlog.pop_front() {
             if let Err(rtrb::PushError::Full(item)) = self.ring.push(item) {
                 self.backlog.push_front(item);
@@ -54,24 +54,24 @@ impl<T> Outlet<T> {
     }
 
     /// Whether something waits for room.
-    pub(crate) fn is_clogged(&self) -> bool {
+    pub fn is_clogged(&self) -> bool {
         !self.backlog.is_empty()
     }
 }
 
 /// The consumer's end.
-pub(crate) struct Inlet<T> {
+pub struct Inlet<T> {
     ring: Consumer<T>,
 }
 
 impl<T> Inlet<T> {
     /// The next item.
-    pub(crate) fn pop(&mut self) -> Option<T> {
+    pub fn pop(&mut self) -> Option<T> {
         self.ring.pop().ok()
     }
 
     /// Whether there is none.
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.ring.is_empty()
     }
 }
@@ -94,7 +94,7 @@ impl Wake for Bell {
 }
 
 /// For two roles on one thread: nobody to wake.
-pub(crate) struct NoBell;
+pub struct NoBell;
 
 impl Wake for NoBell {
     fn wake(&self) {}
