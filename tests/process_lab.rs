@@ -202,6 +202,27 @@ fn the_bare_pattern_is_measured_in_processes_of_its_own() {
 }
 
 #[test]
+fn a_cluster_is_compared_with_a_server_that_is_not_replicated() {
+    let arguments = ["bench", "compare", "--rounds", "2", "--seconds", "0.2", "--clients", "2", "--outstanding", "3"];
+    let report = castra(&[&arguments[..], &["--transport", "sockets", "--json"]].concat());
+    let rows = report["operations"].as_array().unwrap();
+    let names: Vec<&str> = rows.iter().map(|row| row["operation"].as_str().unwrap()).collect();
+    assert_eq!(names, ["0/0", "4/0", "0/4"], "{report:#}");
+    for row in rows {
+        for way in ["unreplicated", "read_write", "read_only"] {
+            for positive in ["ops_per_s", "p50_us", "p99_us", "cpu_us_per_op"] {
+                assert!(row[way][positive].as_f64().unwrap() > 0.0, "{way} {positive}: {report:#}");
+            }
+        }
+        let p50 = |way: &str| row[way]["p50_us"].as_f64().unwrap();
+        let overhead = row["read_write_overhead_percent"]["latency"].as_f64().unwrap();
+        assert!((overhead - (p50("read_write") / p50("unreplicated") - 1.0) * 100.0).abs() < 0.1, "{report:#}");
+        assert!(overhead > 0.0, "five messages take longer than two: {report:#}");
+    }
+    assert_eq!((&report["rounds"], &report["outstanding"]), (&2.into(), &3.into()), "{report:#}");
+}
+
+#[test]
 fn load_is_measured_on_processes() {
     for (transport, more) in [("uring", None), ("sockets", Some("--read-only"))] {
         let mut arguments =
@@ -355,6 +376,8 @@ fn wrong_use_is_told_from_failure() {
         &["bench", "load", "--clients", "0"],
         &["bench", "load", "--outstanding", "3000", "--sessions", "1"],
         &["bench", "load", "--seconds", "nan"],
+        &["bench", "compare", "--rounds", "0"],
+        &["bench", "compare", "--replicas", "5"],
         &["bench", "failover", "--kills", "0"],
         &["bench", "failover", "--rest", "nan"],
         &["demo", "--seconds", "100"],

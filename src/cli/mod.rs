@@ -85,8 +85,12 @@ enum BenchVerb {
     Transfer(lab::transfer::TransferArgs),
     /// What this machine takes for messages alone: the bound of every load
     Net(lab::pattern::NetArgs),
+    /// Hold a cluster against the same service on one server: what replication costs
+    Compare(lab::compare::CompareArgs),
     #[command(hide = true)]
     BareReplica(lab::pattern::BareArgs),
+    #[command(hide = true)]
+    Unreplicated(lab::compare::ServerArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -145,7 +149,9 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
         Verb::Bench(BenchVerb::Transfer(args)) => lab::transfer::transfer(&args),
         Verb::Bench(BenchVerb::Net(args)) => lab::pattern::net(&args),
+        Verb::Bench(BenchVerb::Compare(args)) => lab::compare::compare(&args),
         Verb::Bench(BenchVerb::BareReplica(args)) => lab::pattern::bare_replica(&args),
+        Verb::Bench(BenchVerb::Unreplicated(args)) => lab::compare::server(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

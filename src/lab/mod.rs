@@ -2,9 +2,8 @@
 //!
 //! [`child`] starts, kills and buries processes; [`net`] puts them into namespaces and cuts the lines between them;
 //! [`usage`] says what they cost; [`bare`] is the messages of a cluster without its protocol, [`costs`] what this machine
-//! takes for one of them; [`load`] keeps requests outstanding and
-//! times them; [`demo`] does work whose every outcome is checked afterwards. The verbs of the command line put them
-//! together.
+//! takes for one of them, [`unreplicated`] a server that nobody replicates; [`load`] keeps requests outstanding and times
+//! them; [`demo`] does work whose every outcome is checked afterwards. The verbs of the command line put them together.
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the laboratory measures the world: clocks, threads, processes")]
 
@@ -17,6 +16,7 @@ pub mod load;
 pub mod machine;
 pub mod net;
 pub mod station;
+pub mod unreplicated;
 pub mod usage;
 
 pub use child::{Child, Launch};

@@ -236,7 +236,7 @@ fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &
 }
 
 /// What the cluster would refuse is no load (P9).
-fn within_quota(load: &Load, identities: usize, state: &StateSection) -> Result<(), Error> {
+pub(super) fn within_quota(load: &Load, identities: usize, state: &StateSection) -> Result<(), Error> {
     let all = load.clients * load.sessions;
     let each = all.div_ceil(identities);
     for (name, wanted, most) in

@@ -3,6 +3,7 @@
 pub mod bench;
 mod blow;
 pub mod chaos;
+pub mod compare;
 pub mod demo;
 pub mod failover;
 pub mod pattern;
