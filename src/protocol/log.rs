@@ -115,12 +115,15 @@ pub struct Log {
     stable: SeqNum,
     window: u64,
     slots: VecDeque<Slot>,
+    /// Entries that are dropped, and not yet freed. A checkpoint interval of them at once would hold up requests for as
+    /// long as it takes to agree on several: each new entry frees two.
+    dropped: Vec<Slot>,
 }
 
 impl Log {
     /// An empty log above the initial state.
     pub fn new(window: u64) -> Log {
-        Log { retained: SeqNum(0), stable: SeqNum(0), window, slots: VecDeque::new() }
+        Log { retained: SeqNum(0), stable: SeqNum(0), window, slots: VecDeque::new(), dropped: Vec::new() }
     }
 
     /// h, the low watermark: the last stable checkpoint.
@@ -160,6 +163,7 @@ impl Log {
         assert!(self.in_window(n), "{n} is outside ({}, {}]", self.low(), self.high());
         let index = (n.0 - self.retained.0 - 1) as usize;
         while self.slots.len() <= index {
+            self.dropped.truncate(self.dropped.len().saturating_sub(2));
             self.slots.push_back(Slot::default());
         }
         &mut self.slots[index]
@@ -190,7 +194,7 @@ impl Log {
         if self.retained < target {
             // Only a transfer jumps beyond what is known.
             let dropped = usize::try_from(target.0 - self.retained.0).unwrap_or(usize::MAX);
-            self.slots.drain(..dropped.min(self.slots.len()));
+            self.dropped.extend(self.slots.drain(..dropped.min(self.slots.len())));
             self.retained = target;
         }
     }
@@ -227,6 +231,20 @@ mod tests {
         log.slot(SeqNum(16)).voted = true;
         log.mark_stable(SeqNum(16), SeqNum(0));
         assert_eq!(log.retained(), SeqNum(8), "at most a window of stable entries is kept");
+    }
+
+    #[test]
+    fn dropped_entries_are_freed_little_by_little() {
+        let mut log = Log::new(8);
+        for n in 1..=100 {
+            log.slot(SeqNum(n));
+            assert!(log.dropped.len() <= 6);
+            if n % 8 == 0 {
+                assert!(log.dropped.is_empty(), "all are freed before the next checkpoint");
+                log.mark_stable(SeqNum(n), SeqNum(n));
+                assert!(log.slots.is_empty());
+            }
+        }
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub enum Task {
     Pages(Shipment),
     /// A statement that someone claims to have signed, and who handed it on.
     Claim(ReplicaId, Claim),
+    /// A checkpoint is stable.
+    Stable(SeqNum),
     /// A view-change of our own, to be signed.
     ViewChange(ViewChange),
     /// A new-view of our own, to be signed.
@@ -135,6 +137,7 @@ impl Checkpointer {
             Task::Sealed(sealed) => self.digester.begin(sealed),
             Task::Pages(shipment) => self.digester.accept(shipment),
             Task::Claim(from, claim) => self.claims.push(from, claim),
+            Task::Stable(n) => self.claims.forget(n),
             Task::ViewChange(_) | Task::NewView(_) => self.own.push_back(task),
             Task::Transfer { n, root, diverged } => self.target = Some((n, root, diverged)),
             Task::Compare { n, others } => {
@@ -175,14 +178,13 @@ impl Checkpointer {
     /// Whether [`Checkpointer::step`] has something to do at once; besides, it is due at
     /// [`deadline`](Checkpointer::deadline).
     pub fn is_idle(&self) -> bool {
-        let quiet = self.own.is_empty() && self.claims.is_empty();
-        quiet && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
+        self.own.is_empty() && self.answers.is_empty() && self.digester.is_idle() && !self.may_begin()
     }
 
     /// When [`Checkpointer::step`] is due though nothing new came; in the past if it is now.
     pub fn deadline(&self) -> Time {
         let comparison = self.comparison.as_ref().map_or(Time::NEVER, |c| c.fetch.deadline().min(c.until));
-        self.serve.deadline().min(self.fetch.deadline()).min(comparison)
+        self.claims.due().min(self.serve.deadline()).min(self.fetch.deadline()).min(comparison)
     }
 
     fn may_begin(&self) -> bool {
@@ -199,7 +201,7 @@ impl Checkpointer {
             Some(_) => unreachable!("only our own statements wait here"),
             None => {}
         }
-        if let Some((from, claim)) = self.claims.pop() {
+        if let Some((from, claim)) = self.claims.pop(now) {
             match self.keys.verify_claim(claim) {
                 Ok(claim) => found.push(Finding::Claim(claim)),
                 Err(_) => *self.bad_signatures.entry(from).or_default() += 1,

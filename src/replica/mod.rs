@@ -274,7 +274,7 @@ impl<S: Service> Replica<S> {
             }
             // Memory mode: nothing survives a crash, so there is nothing to wait for.
             Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
-            Action::Stable { .. } => {}
+            Action::Stable { n, .. } => self.checkpointer.handle(Task::Stable(n)),
             Action::SignViewChange(own) => self.checkpointer.handle(Task::ViewChange(own)),
             Action::SignNewView(own) => self.checkpointer.handle(Task::NewView(own)),
             Action::Recheck(pack) => self.executor.handle(now, Command::Admit { pack, view }, &mut self.outputs),

@@ -308,7 +308,7 @@ impl AgreementRole {
                 Action::Compare { n, others } => self.to_execution.push(Command::Compare { n, others }),
                 // Memory mode: nothing survives a crash, so there is nothing to wait for.
                 Action::Persist(token, _) => self.agreement.handle(now, Event::Persisted(token)),
-                Action::Stable { .. } => {}
+                Action::Stable { n, .. } => self.to_checkpoint.push(Task::Stable(n)),
                 Action::SignViewChange(own) => self.to_checkpoint.push(Task::ViewChange(own)),
                 Action::SignNewView(own) => self.to_checkpoint.push(Task::NewView(own)),
                 Action::Recheck(pack) => self.to_execution.push(Command::Admit { pack, view }),
