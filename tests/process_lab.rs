@@ -224,7 +224,7 @@ fn a_cluster_is_compared_with_a_server_that_is_not_replicated() {
 
 #[test]
 fn load_is_measured_on_processes() {
-    for (transport, more) in [("uring", None), ("sockets", Some("--read-only"))] {
+    for (transport, more) in [("uring", None), ("sockets", Some("--read-only")), ("sockets", Some("--no-bound"))] {
         let mut arguments =
             vec!["bench", "load", "--seconds", "1", "--warm-up", "0.2", "--clients", "2", "--outstanding", "8"];
         arguments.extend(["--request", "100", "--reply", "200", "--transport", transport, "--json"]);
@@ -245,7 +245,17 @@ fn load_is_measured_on_processes() {
         assert_eq!(report["replicas"].as_array().unwrap().len(), 4);
         let configuration = &report["configuration"];
         assert_eq!((&configuration["clients"], &configuration["outstanding"]), (&2.into(), &8.into()));
-        assert_eq!(configuration["read_only"], more.is_some());
+        assert_eq!(configuration["read_only"], more == Some("--read-only"));
+        let bound = &report["bound"];
+        assert_eq!(bound.is_null(), more == Some("--no-bound"), "{report:#}");
+        if !bound.is_null() {
+            let ratio = report["ops_per_s"].as_f64().unwrap() / bound["ops_per_s"].as_f64().unwrap();
+            assert!((bound["ops_ratio"].as_f64().unwrap() - ratio).abs() < 0.001 && ratio > 0.0, "{report:#}");
+            assert!(
+                bound["p50_us"].as_f64().unwrap() > 0.0 && bound["p50_ratio"].as_f64().unwrap() > 0.0,
+                "{report:#}"
+            );
+        }
         if transport == "sockets" {
             assert_eq!(configuration["transport_replicas"], "sockets");
         }

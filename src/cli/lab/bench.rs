@@ -6,6 +6,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
+use super::pattern::pattern;
 use super::stage::Stage as _;
 use super::{Laboratory, Options, load_error, target};
 use crate::auth::{AuthMode, Identity};
@@ -15,6 +16,7 @@ use crate::cli::output::{self, line, note};
 use crate::cli::status::{self, Observer, ReplicaStatus};
 use crate::cli::{config, files};
 use crate::execution::ExecutorConfig;
+use crate::lab::bare::Shape;
 use crate::lab::{LatencyMicros, Load, Machine, Measured, Target, load};
 use crate::runtime::{Stop, StopOnSignals};
 use crate::types::ClusterSize;
@@ -63,7 +65,10 @@ pub struct LoadArgs {
     /// Packet path of replicas and clients
     #[arg(long, value_enum, default_value_t = Path::Uring)]
     pub transport: Path,
-    /// Use a running cluster of the null service: its folder, or a client.toml
+    /// Leave out the bare pattern, which otherwise runs for a second afterwards: the same datagrams without the protocol
+    #[arg(long)]
+    pub no_bound: bool,
+    /// Use a running cluster of the null service, without a bare pattern: its folder, or a client.toml
     #[arg(long, value_name = "FILE")]
     pub cluster: Option<PathBuf>,
     /// Print one JSON object
@@ -104,6 +109,8 @@ struct Report {
     ops_per_s: f64,
     latency_us: LatencyMicros,
     cpu_us_per_op: CpuPerOp,
+    /// Absent if it was not measured, or cannot be for this load.
+    bound: Option<Bound>,
     /// The largest of them.
     rss_mib_per_replica: Option<f64>,
     /// Requests without a result, over the whole run.
@@ -123,6 +130,18 @@ struct Report {
     replicas: Vec<PerReplica>,
     configuration: Configuration,
     machine: Machine,
+}
+
+/// What the datagrams alone take on this machine: the bare pattern of this load, measured right afterwards.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+struct Bound {
+    ops_per_s: f64,
+    p50_us: f64,
+    cpu_us_per_op: f64,
+    /// Our throughput, as a part of that.
+    ops_ratio: f64,
+    /// Our median latency, as a multiple of that.
+    p50_ratio: f64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -210,9 +229,53 @@ fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Erro
     let identities = (0..load.clients).map(|_| files::new_identity()).collect::<Result<Vec<_>, _>>()?;
     let target = lab.target(transport, TIMEOUT);
     let run = Run { load, target: &target, identities: &identities, pids: &lab.pids(), stop };
-    let report = run.report(lab.cluster(), true, || lab.statuses().into_iter().map(|(_, status)| status).collect())?;
+    let mut report =
+        run.report(lab.cluster(), true, || lab.statuses().into_iter().map(|(_, status)| status).collect())?;
     lab.stop();
+    if !args.no_bound {
+        report.bound = bound(&report, load, size, args.transport, stop)?;
+    }
     Ok(report)
+}
+
+/// How long the bare pattern is measured.
+const BOUND: Duration = Duration::from_secs(1);
+/// Endpoints that it can have: a pre-prepare of it names them all.
+const BOUND_CLIENTS_MAX: usize = 1_024;
+
+/// The bare pattern of `load`; none, and a word why, if there is none.
+fn bound(
+    report: &Report,
+    load: &Load,
+    size: ClusterSize,
+    transport: Path,
+    stop: &Stop,
+) -> Result<Option<Bound>, Error> {
+    let shape = Shape {
+        size,
+        requests: load.outstanding,
+        request_bytes: load.request_bytes,
+        reply_bytes: load.reply_bytes,
+        read_only: load.read_only,
+    };
+    if load.clients > BOUND_CLIENTS_MAX || shape.validate().is_err() {
+        return Ok(None);
+    }
+    match pattern(shape, load.clients, transport, BOUND.min(Duration::from_secs_f64(load.seconds)), stop) {
+        Ok(bare) => Ok(Some(Bound {
+            ops_per_s: bare.ops_per_s,
+            p50_us: bare.latency_us.p50,
+            cpu_us_per_op: bare.cpu_us_per_op,
+            ops_ratio: round(report.ops_per_s / bare.ops_per_s, 3),
+            p50_ratio: round(report.latency_us.p50 / bare.latency_us.p50, 2),
+        })),
+        Err(Error::Interrupted) => Err(Error::Interrupted),
+        // What was measured is worth more than what it is held against.
+        Err(error) => {
+            note(&error);
+            Ok(None)
+        }
+    }
 }
 
 fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Error> {
@@ -313,6 +376,7 @@ fn report(
             clients: per_op(measured.cpu_clients),
             total: replicas_cpu.map(|cpu: Duration| per_op(cpu + measured.cpu_clients)),
         },
+        bound: None,
         rss_mib_per_replica: measured.resident.iter().max().map(|&bytes| mib(bytes)),
         errors: measured.errors,
         wrong_results: measured.wrong,
@@ -389,6 +453,12 @@ fn show(report: &Report) -> Result<(), Error> {
         ("errors", (report.errors + report.wrong_results).to_string(), ""),
     ] {
         table.add_row([name, &value, unit]);
+    }
+    if let Some(bound) = report.bound {
+        let reached = format!("operations/s, of which {:.0} % are reached", 100.0 * bound.ops_ratio);
+        table.add_row(["bare pattern", &format!("{:.0}", bound.ops_per_s), &reached]);
+        let times = format!("µs; here {} times that", bound.p50_ratio);
+        table.add_row(["        p50", &bound.p50_us.to_string(), &times]);
     }
     if let Some(column) = table.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Right);
