@@ -1,10 +1,13 @@
 //! How much work an operation is: datagrams, bytes, MACs, turns and allocations, counted in a cluster of four that runs in
 //! memory in one thread. The figures are the same on every machine in every mood, so a regression shows here first.
 //!
-//! `cargo test --test counted_work -- --nocapture --test-threads=1` prints them. They are those of the dev profile.
+//! `cargo test --test counted_work -- --nocapture --test-threads=1` prints them. They are those of the dev profile;
+//! instructions are counted in an optimised build, by `ci/check instructions`.
 
 #[path = "../benches/fixture/mod.rs"]
 mod fixture;
+
+use std::process::Command;
 
 use allocation_counter::{AllocationInfo, measure};
 use fixture::cluster::{Cluster, Load, Side};
@@ -86,4 +89,50 @@ fn one_client_with_one_query_at_a_time() {
 #[test]
 fn packed_queries() {
     count((4, 256), true, 200_000, &QUERIES_4_X_256);
+}
+
+/// Set for a child that runs under valgrind: clients, outstanding and operations.
+const UNDER_VALGRIND: &str = "CASTRA_UNDER_VALGRIND";
+
+/// Instructions of a process that keeps the cluster busy for so many operations.
+fn instructions(clients: usize, outstanding: usize, operations: u64) -> f64 {
+    let this = std::env::current_exe().expect("this test");
+    let output = Command::new("valgrind")
+        .args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"])
+        .arg(this)
+        .args(["--exact", "needs_valgrind_instructions_of_an_operation", "--ignored", "--test-threads=1"])
+        .env(UNDER_VALGRIND, format!("{clients} {outstanding} {operations}"))
+        .output()
+        .expect("valgrind");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let line = said.lines().find(|line| line.contains("refs:")).unwrap_or_else(|| panic!("no count in {said}"));
+    let digits: String = line.rsplit(':').next().unwrap_or("").chars().filter(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("no count in {line}"))
+}
+
+/// Of all replicas and clients together, and of what carries datagrams here. Compilers differ: the ceilings are a quarter above
+/// what was counted.
+#[test]
+#[ignore = "needs valgrind and an optimised build: ci/check instructions"]
+fn needs_valgrind_instructions_of_an_operation() {
+    if let Ok(asked) = std::env::var(UNDER_VALGRIND) {
+        let asked: Vec<u64> = asked.split(' ').map(|word| word.parse().expect("a number")).collect();
+        let &[clients, outstanding, operations] = &asked[..] else { panic!("three numbers") };
+        let (clients, outstanding) = (clients as usize, outstanding as usize);
+        let mut cluster = Cluster::new(Load { n: 4, clients, outstanding, read_only: false });
+        cluster.run(operations, &mut |_, turn| turn());
+        return;
+    }
+    if cfg!(debug_assertions) {
+        panic!("checks of our own would be counted: cargo test --release");
+    }
+    for (clients, outstanding, operations, ceiling) in [(1, 1, 640, 350_000.0), (4, 256, 50_000, 27_000.0)] {
+        // What comes before the first operation is the same in both.
+        let (few, many) =
+            (instructions(clients, outstanding, operations), instructions(clients, outstanding, 3 * operations));
+        let each = (many - few) / (2 * operations) as f64;
+        println!("ordered, {clients} x {outstanding}: {each:.0} instructions an operation, of at most {ceiling}");
+        assert!(each <= ceiling, "{clients} x {outstanding}: {each:.0} instructions an operation, above {ceiling}");
+    }
 }
