@@ -17,6 +17,9 @@ pub struct Config {
     pub checkpoint_interval: u64,
     /// L: the log holds sequence numbers in (h, h + L].
     pub log_window: u64,
+    /// Bytes of batches in the log: above it no stable entry is kept for peers, and as primary this replica proposes no
+    /// further than to the next checkpoint (P21).
+    pub log_bytes_max: usize,
     /// Proposals that may be uncommitted at a time (P10).
     pub pipeline_max: u64,
     /// Requests in one batch.
@@ -68,6 +71,7 @@ impl Config {
             me,
             checkpoint_interval: 128,
             log_window: 512,
+            log_bytes_max: 32 << 20,
             pipeline_max: 16,
             batch_requests_max: 4_096,
             batch_bytes_max: 256 * 1024,
@@ -111,6 +115,8 @@ impl Config {
             format!("batch_requests_max must be at most {}", limits::BATCH_REQUESTS_MAX)
         } else if self.inline_max > self.batch_bytes_max || self.batch_bytes_max > limits::MESSAGE_MAX / 2 {
             format!("inline_max <= batch_bytes_max <= {} must hold", limits::MESSAGE_MAX / 2)
+        } else if self.log_bytes_max < self.batch_bytes_max {
+            "log_bytes_max must be at least batch_bytes_max: one batch must fit the log".into()
         } else if self.client_bytes_max < 2 * limits::OPERATION_MAX {
             format!("client_bytes_max must be at least {}: two of the largest operations", 2 * limits::OPERATION_MAX)
         } else if self.answer_bytes_max < self.batch_bytes_max {

@@ -54,11 +54,14 @@ impl Slot {
         &self.bodies
     }
 
-    /// Keeps a body.
-    pub fn hold(&mut self, batch: Arc<Batch>) {
+    fn hold(&mut self, batch: Arc<Batch>) {
         if self.body(batch.digest()).is_none() {
             self.bodies.push(batch);
         }
+    }
+
+    fn bytes(&self) -> usize {
+        self.bodies.iter().map(|batch| batch.bytes()).sum()
     }
 
     /// The digest whose body is needed and not held.
@@ -66,8 +69,7 @@ impl Slot {
         self.committed.or(self.chosen).filter(|digest| self.body(*digest).is_none())
     }
 
-    /// Accepts a pre-prepare: it becomes the latest of its digest in Q (P27).
-    pub fn accept(&mut self, view: View, batch: Arc<Batch>) {
+    fn accept(&mut self, view: View, batch: Arc<Batch>) {
         let digest = batch.digest();
         if let Some((before, other)) = self.pre_prepare.replace((view, digest))
             && other != digest
@@ -114,16 +116,43 @@ pub struct Log {
     retained: SeqNum,
     stable: SeqNum,
     window: u64,
+    bytes_max: usize,
     slots: VecDeque<Slot>,
+    /// Of all bodies that are held.
+    bytes: usize,
     /// Entries that are dropped, and not yet freed. A checkpoint interval of them at once would hold up requests for as
     /// long as it takes to agree on several: each new entry frees two.
     dropped: Vec<Slot>,
 }
 
 impl Log {
-    /// An empty log above the initial state.
-    pub fn new(window: u64) -> Log {
-        Log { retained: SeqNum(0), stable: SeqNum(0), window, slots: VecDeque::new(), dropped: Vec::new() }
+    /// An empty log above the initial state. Stable entries are kept for peers while it holds no more than `bytes_max`.
+    pub fn new(window: u64, bytes_max: usize) -> Log {
+        let (retained, stable) = (SeqNum(0), SeqNum(0));
+        Log { retained, stable, window, bytes_max, slots: VecDeque::new(), bytes: 0, dropped: Vec::new() }
+    }
+
+    /// Bytes of all bodies that are held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Keeps a body for `n`, which must lie between the watermarks.
+    pub fn hold(&mut self, n: SeqNum, batch: Arc<Batch>) {
+        self.change(n, |slot| slot.hold(batch));
+    }
+
+    /// Accepts a pre-prepare: it becomes the latest of its digest in Q (P27).
+    pub fn accept(&mut self, n: SeqNum, view: View, batch: Arc<Batch>) {
+        self.change(n, |slot| slot.accept(view, batch));
+    }
+
+    fn change(&mut self, n: SeqNum, change: impl FnOnce(&mut Slot)) {
+        let slot = self.slot(n);
+        let before = slot.bytes();
+        change(slot);
+        let after = slot.bytes();
+        self.bytes = self.bytes + after - before;
     }
 
     /// h, the low watermark: the last stable checkpoint.
@@ -180,7 +209,7 @@ impl Log {
     }
 
     /// Moves the low watermark to `n` (P24) and drops entries up to `keep_above`, but never more than a window of
-    /// stable entries stays.
+    /// stable entries stays, nor any while too many bytes are held.
     pub fn mark_stable(&mut self, n: SeqNum, keep_above: SeqNum) {
         assert!(n >= self.stable, "watermarks never go back");
         self.stable = n;
@@ -191,12 +220,14 @@ impl Log {
     pub fn prune(&mut self, keep_above: SeqNum) {
         let least = SeqNum(self.stable.0.saturating_sub(self.window));
         let target = keep_above.min(self.stable).max(least);
-        if self.retained < target {
-            // Only a transfer jumps beyond what is known.
-            let dropped = usize::try_from(target.0 - self.retained.0).unwrap_or(usize::MAX);
-            self.dropped.extend(self.slots.drain(..dropped.min(self.slots.len())));
-            self.retained = target;
+        while self.retained < target || self.retained < self.stable && self.bytes > self.bytes_max {
+            let Some(slot) = self.slots.pop_front() else { break };
+            self.bytes -= slot.bytes();
+            self.dropped.push(slot);
+            self.retained = self.retained.next();
         }
+        // Only a transfer jumps beyond what is known.
+        self.retained = self.retained.max(target);
     }
 
     /// The largest n whose entry is dropped.
@@ -208,10 +239,11 @@ impl Log {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::Choice;
 
     #[test]
     fn p24_the_window_moves_with_the_stable_checkpoint() {
-        let mut log = Log::new(8);
+        let mut log = Log::new(8, usize::MAX);
         assert!(!log.in_window(SeqNum(0)) && log.in_window(SeqNum(1)) && log.in_window(SeqNum(8)));
         assert!(!log.in_window(SeqNum(9)));
         log.slot(SeqNum(8)).voted = true;
@@ -223,7 +255,7 @@ mod tests {
 
     #[test]
     fn p24_stable_entries_stay_for_peers_within_a_window() {
-        let mut log = Log::new(8);
+        let mut log = Log::new(8, usize::MAX);
         log.slot(SeqNum(8)).voted = true;
         log.mark_stable(SeqNum(8), SeqNum(2));
         assert_eq!(log.retained(), SeqNum(2));
@@ -234,8 +266,28 @@ mod tests {
     }
 
     #[test]
+    fn p21_stable_entries_stay_for_peers_while_there_is_room_for_their_bytes() {
+        let batch =
+            |n: u64| Arc::new(Batch::new(Choice { time: n, seed: 0 }, vec![crate::protocol::tests::pack(1, n, 1_000)]));
+        let each = batch(1).bytes();
+        let mut log = Log::new(8, 5 * each);
+        for n in 1..=8 {
+            log.hold(SeqNum(n), batch(n));
+            log.accept(SeqNum(n), View(0), batch(n));
+        }
+        assert_eq!(log.bytes(), 8 * each, "what is not stable stays, and a body counts once");
+        log.mark_stable(SeqNum(4), SeqNum(0));
+        assert_eq!((log.retained(), log.bytes()), (SeqNum(3), 5 * each));
+        log.mark_stable(SeqNum(8), SeqNum(0));
+        assert_eq!((log.retained(), log.bytes()), (SeqNum(3), 5 * each));
+        log.hold(SeqNum(9), batch(9));
+        log.prune(SeqNum(0));
+        assert_eq!((log.retained(), log.bytes()), (SeqNum(4), 5 * each));
+    }
+
+    #[test]
     fn dropped_entries_are_freed_little_by_little() {
-        let mut log = Log::new(8);
+        let mut log = Log::new(8, usize::MAX);
         for n in 1..=100 {
             log.slot(SeqNum(n));
             assert!(log.dropped.len() <= 6);
@@ -250,6 +302,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "outside")]
     fn slots_exist_only_between_the_watermarks() {
-        Log::new(8).slot(SeqNum(9));
+        Log::new(8, usize::MAX).slot(SeqNum(9));
     }
 }

@@ -234,7 +234,7 @@ impl Agreement {
         Ok(Agreement {
             now,
             view: View(0),
-            log: Log::new(config.log_window),
+            log: Log::new(config.log_window, config.log_bytes_max),
             checkpoints: Checkpoints::default(),
             mode: if config.forgetful { Mode::Recovering } else { Mode::Normal },
             transfer: Transfer::default(),

@@ -123,11 +123,15 @@ impl Agreement {
         }
     }
 
-    /// Whether the watermarks and the pipeline leave room for another proposal (P10).
+    /// Whether the watermarks, the bytes of the log and the pipeline leave room for another proposal (P10, P21).
     fn has_room(&self) -> bool {
         let next = self.last_proposed.next();
         let in_flight = self.last_proposed.0.saturating_sub(self.last_executed.0);
+        // However much the log holds, it goes on to the next checkpoint: that is what makes room.
+        let within_bytes = self.log.bytes() < self.config.log_bytes_max
+            || next.0 <= self.log.low().0 + self.config.checkpoint_interval;
         self.log.in_window(next)
+            && within_bytes
             && in_flight < self.config.pipeline_max
             && next.0 <= self.execution_done.0 + self.config.pipeline_max
     }
@@ -299,8 +303,8 @@ impl Agreement {
         let now = self.now;
         let slot = self.log.slot(n);
         assert!(slot.pre_prepare.is_none_or(|(v, _)| v < view), "{n}: one pre-prepare in a view");
-        slot.accept(view, batch.clone());
         slot.accepted_at = now;
+        self.log.accept(n, view, batch.clone());
         self.persist(Record::PrePrepared { view, n, batch }, Held::Vote(view, n));
     }
 
@@ -488,7 +492,7 @@ impl Agreement {
             })
             .collect();
         if let Some(packs) = packs {
-            self.log.slot(n).hold(Arc::new(Batch::new(candidate.pre_prepare.choice, packs)));
+            self.log.hold(n, Arc::new(Batch::new(candidate.pre_prepare.choice, packs)));
         }
     }
 
@@ -526,7 +530,7 @@ impl Agreement {
     pub(super) fn on_batch(&mut self, from: ReplicaId, n: SeqNum, batch: Arc<Batch>) {
         match self.log.get_mut(n) {
             Some(slot) if slot.lacks() == Some(batch.digest()) => {
-                slot.hold(batch);
+                self.log.hold(n, batch);
                 self.body_came(n);
             }
             // Nobody was ever asked for another batch at n than the one that is committed.

@@ -164,6 +164,8 @@ pub struct ProtocolSection {
     pub checkpoint_interval: u64,
     /// L: batches in the log; a multiple of K, at least twice it.
     pub log_window: u64,
+    /// Bytes of batches in the log.
+    pub log_bytes_max: usize,
     /// Proposals under way at a time.
     pub pipeline_max: u64,
     /// Requests in a batch.
@@ -196,6 +198,7 @@ impl Default for ProtocolSection {
         ProtocolSection {
             checkpoint_interval: core.checkpoint_interval,
             log_window: core.log_window,
+            log_bytes_max: core.log_bytes_max,
             pipeline_max: core.pipeline_max,
             batch_requests_max: core.batch_requests_max,
             batch_bytes_max: core.batch_bytes_max,
@@ -387,6 +390,7 @@ impl Cluster {
         protocol::Config {
             checkpoint_interval: p.checkpoint_interval,
             log_window: p.log_window,
+            log_bytes_max: p.log_bytes_max,
             pipeline_max: p.pipeline_max,
             batch_requests_max: p.batch_requests_max,
             batch_bytes_max: p.batch_bytes_max,

@@ -26,7 +26,7 @@ use crate::wire::{
 const K: u64 = 4;
 const L: u64 = 12;
 
-fn pack(client: u64, t: u64, bytes: usize) -> Pack {
+pub(super) fn pack(client: u64, t: u64, bytes: usize) -> Pack {
     let op = vec![t as u8; bytes];
     let request = Request { session: SessionId(client), t, low: 0, kind: RequestKind::Ordered, op: &op };
     let mut builder = PackBuilder::new(ClientId(client), EndpointId(client));

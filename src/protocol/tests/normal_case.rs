@@ -65,6 +65,33 @@ fn p11_a_proposal_carries_packs_and_rising_choices() {
 }
 
 #[test]
+fn p21_a_full_log_goes_on_to_the_next_checkpoint_and_no_further() {
+    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max, c.log_bytes_max) = (4_096, 4_096, 4_096);
+    let mut primary = One::with(0, small);
+    let propose = |primary: &mut One, t: u64| {
+        primary.request(pack(1, t, 2_000));
+        let sent = primary.took();
+        let digest = sent.iter().find_map(|m| if let Message::PrePrepare(p) = m { Some(p.digest()) } else { None })?;
+        for from in [1, 2] {
+            primary.message(from, Message::Prepare(vote(t, digest)));
+        }
+        for from in [1, 2] {
+            primary.message(from, Message::Commit(vote(t, digest)));
+        }
+        Some(digest)
+    };
+    for n in 1..=K {
+        assert!(propose(&mut primary, n).is_some(), "{n}: the next checkpoint lies at {K}");
+    }
+    assert_eq!(propose(&mut primary, K + 1), None);
+    primary.took();
+    for from in 0..3 {
+        primary.checkpoint(from, K, 1);
+    }
+    assert!(primary.took().iter().any(|m| matches!(m, Message::PrePrepare(p) if p.n == SeqNum(K + 1))));
+}
+
+#[test]
 fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
     let large = pack(1, 1, 20_000);
     let mut primary = One::new(0);

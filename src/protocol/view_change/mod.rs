@@ -387,7 +387,7 @@ impl Agreement {
                 let slot = self.log.slot(n);
                 slot.chosen = Some(chosen.digest());
                 if chosen == Chosen::Null {
-                    slot.hold(Arc::new(Batch::null()));
+                    self.log.hold(n, Arc::new(Batch::null()));
                 }
             }
         }
