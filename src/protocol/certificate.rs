@@ -64,7 +64,8 @@ impl<T: PartialEq + Copy> Certificate<T> {
     /// Whether no value can reach `enough` votes any more, however those not yet heard vote (P25).
     pub fn is_split(&self, size: ClusterSize, enough: usize) -> bool {
         let unheard = size.n() - self.votes.len();
-        unheard < enough && self.votes.iter().all(|(_, v)| self.count(*v) + unheard < enough)
+        let most = self.votes.iter().map(|(_, v)| self.count(*v)).max().unwrap_or(0);
+        most + unheard < enough
     }
 }
 
@@ -92,6 +93,13 @@ mod tests {
         assert!(!certificate.is_split(size, 3), "the two unheard can still side with one");
         certificate.add(ReplicaId(2), 'c');
         assert!(certificate.is_split(size, 3));
+        let mut halves = Certificate::default();
+        for (r, v) in [(0, 'a'), (1, 'a'), (2, 'b')] {
+            halves.add(ReplicaId(r), v);
+        }
+        assert!(!halves.is_split(size, 3));
+        halves.add(ReplicaId(3), 'b');
+        assert!(halves.is_split(size, 3), "all are heard");
         let mut one_liar = Certificate::default();
         for (r, v) in [(0, 'a'), (1, 'a'), (2, 'a'), (3, 'x')] {
             one_liar.add(ReplicaId(r), v);

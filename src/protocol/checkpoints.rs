@@ -38,6 +38,12 @@ impl Checkpoints {
         self.votes.len()
     }
 
+    /// Stable checkpoints of which the proof is held.
+    #[cfg(test)]
+    pub(super) fn proofs(&self) -> usize {
+        self.proofs.len()
+    }
+
     /// The last checkpoint that this replica signed.
     pub(super) fn last_own(&self) -> SeqNum {
         self.own.last_key_value().map_or(SeqNum(0), |(n, _)| *n)

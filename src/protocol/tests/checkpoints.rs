@@ -10,6 +10,7 @@ fn p24_a_quorum_of_equal_checkpoints_moves_the_watermarks() {
     }
     backup.checkpoint(1, K, 7).checkpoint(0, K, 7).checkpoint(0, K, 7);
     assert_eq!(backup.core.last_stable(), SeqNum(0), "two replicas are no quorum");
+    assert!(backup.notices.is_empty());
     assert!(backup.took().iter().any(|m| matches!(m, Message::Checkpoint(c) if c.replica == ReplicaId(1))));
     backup.checkpoint(2, K, 7);
     assert_eq!(backup.core.last_stable(), SeqNum(K));
@@ -59,7 +60,9 @@ fn p25_a_weak_quorum_against_us_is_suspicious_and_a_quorum_means_diverged() {
     for n in 1..=K {
         backup.agree(n);
     }
-    backup.checkpoint(1, K, 1).checkpoint(0, K, 7).checkpoint(2, K, 7);
+    backup.checkpoint(1, K, 1).checkpoint(0, K, 7);
+    assert!(backup.notices.is_empty(), "one may lie");
+    backup.checkpoint(2, K, 7);
     assert_eq!(backup.notices, [Notice::Suspect(SeqNum(K))]);
     assert_eq!(backup.core.mode(), Mode::Normal);
     backup.checkpoint(3, K, 7);
@@ -109,6 +112,9 @@ fn p24_entries_stay_for_a_peer_that_is_silent_for_now() {
     let sent = backup.took();
     assert_eq!(sent.iter().filter(|m| matches!(m, Message::Committed(_))).count(), 2 * K as usize, "{sent:?}");
     assert_eq!(sent.iter().filter(|m| matches!(m, Message::Stable(_))).count(), 2);
+    // What it has passed is dropped, the proofs of it too.
+    backup.message(3, Message::Status(Status { wants: false, ..status(K + 1, K) }));
+    assert_eq!((backup.core.log.retained(), backup.core.checkpoints.proofs()), (SeqNum(K), 1));
 }
 
 #[test]
@@ -123,15 +129,53 @@ fn p25_a_split_replica_suspects_no_primary_and_joins_no_view_change() {
     assert_eq!((backup.core.view(), backup.core.is_pending()), (View(0), false), "the fault is the service's");
 }
 
+#[test]
+fn p24_of_one_replica_the_first_checkpoint_counts_and_a_second_is_a_lie() {
+    // Also where the own votes are forgotten: those alone may be said anew.
+    for forgetful in [false, true] {
+        let mut backup = One::with(1, |c| (c.boot, c.forgetful) = (1, forgetful));
+        backup.checkpoint(2, K, 7).checkpoint(2, K, 7);
+        assert!(backup.caught(2).is_empty(), "it may say it again");
+        backup.checkpoint(2, K, 9);
+        assert_eq!(backup.caught(2), [("contradictory_checkpoint", 1)]);
+        assert_eq!(backup.core.counters().contradiction, 1);
+    }
+}
+
+/// Roots come later than the execution that they are of, and meanwhile it may be undone.
+#[test]
+fn p24_p25_a_replica_signs_no_state_that_it_does_not_hold() {
+    let mut backup = One::new(1);
+    for n in 1..=2 * K {
+        backup.agree(n);
+    }
+    backup.took();
+    backup.checkpoint(1, 3 * K, 1);
+    assert!(backup.took().is_empty(), "of what is not executed");
+    backup.checkpoint(1, K, 1).checkpoint(0, K, 7).checkpoint(2, K, 7).checkpoint(3, K, 7).took();
+    backup.checkpoint(1, 2 * K, 1);
+    assert!(backup.took().is_empty(), "of what came out of a wrong state");
+    assert_eq!(backup.core.counters().outside_window, 2);
+}
+
+fn proof_of(signers: &[u8], n: u64, root: u8) -> Event {
+    let signed = signers.iter().map(|&replica| signed_checkpoint(replica, n, root));
+    Event::Claim(from_replica(3, Claim::Stable(signed.collect())))
+}
+
 fn proof(n: u64, root: u8) -> Event {
-    let signed = |replica| SignedCheckpoint {
-        n: SeqNum(n),
-        root: Digest([root; 32]),
-        replica: ReplicaId(replica),
-        boot: 0,
-        signature: [0; 64],
-    };
-    Event::Claim(from_replica(3, Claim::Stable([0, 2, 3].map(signed).to_vec())))
+    proof_of(&[0, 2, 3], n, root)
+}
+
+#[test]
+fn p24_p44_of_proofs_those_within_two_windows_are_kept_and_beyond_them_the_newest() {
+    let mut backup = One::new(1);
+    backup.event(proof(2 * L + K, 7));
+    assert_eq!(backup.core.checkpoints.len(), 0, "noted, but not kept with the votes");
+    backup.event(proof(2 * L, 7));
+    assert_eq!(backup.core.checkpoints.len(), 1);
+    backup.event(proof_of(&[0, 2], K, 7));
+    assert_eq!((backup.core.checkpoints.len(), backup.core.counters().outside_window), (1, 1), "two prove nothing");
 }
 
 /// A liar signs what q need, and something else for those whom it wants to fall behind.

@@ -89,12 +89,15 @@ fn p38_beyond_the_window_it_hardly_waits_and_what_is_tentative_is_rolled_back() 
 #[test]
 fn p38_votes_for_checkpoints_far_above_are_bounded_for_each_replica() {
     let mut backup = One::new(1);
-    for n in 10..10_000 {
+    for n in 1..10_000 {
         backup.checkpoint(3, n * K, 7);
     }
-    assert!(backup.core.checkpoints.len() <= 4);
+    let near = (2 * L / K) as usize;
+    assert_eq!(backup.core.checkpoints.len(), near + 4, "all within two windows, and the last four");
+    assert_eq!(backup.core.counters().outside_window, 0);
     backup.checkpoint(3, 20 * K, 7);
-    assert!(backup.core.checkpoints.len() <= 4, "an old one finds no room");
+    assert_eq!(backup.core.counters().outside_window, 1, "an old one finds no room");
+    assert_eq!(backup.core.checkpoints.len(), near + 4);
     assert!(backup.transfers.is_empty());
 }
 
@@ -118,24 +121,42 @@ fn p38_the_target_moves_when_nobody_has_it_any_more() {
 #[test]
 fn p25_a_diverged_replica_fetches_the_certified_state_and_executes_again_from_there() {
     let mut backup = One::new(1);
-    for n in 1..=K + 2 {
+    for n in 1..=2 * K {
         backup.agree(n);
     }
-    backup.checkpoint(1, K, 1).certified(K, 7);
+    backup.checkpoint(1, K, 1).checkpoint(1, 2 * K, 1).certified(K, 7);
     assert_eq!((backup.core.mode(), backup.transfers.as_slice()), (Mode::Diverged, &[(K, true)][..]));
-    backup.took();
     backup.did.clear();
-    backup.checkpoint(1, 2 * K, 1);
-    assert!(backup.took().is_empty(), "it says nothing of a state that is wrong");
     backup.transferred(K);
     assert_eq!(backup.core.mode(), Mode::Normal);
     assert_eq!((backup.core.counters().healed, backup.core.last_stable()), (1, SeqNum(K)));
-    assert_eq!(backup.did, [Did::Committed(K + 1), Did::Committed(K + 2)]);
-    for n in K + 3..=2 * K {
+    assert_eq!(backup.did, (K + 1..=2 * K).map(Did::Committed).collect::<Vec<_>>());
+    backup.checkpoint(1, 2 * K, 9).checkpoint(0, 2 * K, 9).checkpoint(3, 2 * K, 9);
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K), "it takes back its word, and agrees with the others again");
+}
+
+#[test]
+fn p38_votes_for_later_checkpoints_outlive_a_transfer() {
+    let mut backup = One::new(1);
+    backup.certified(K, 7).checkpoint(0, 2 * K, 8).checkpoint(2, 2 * K, 8).pass(Duration::from_millis(101));
+    assert_eq!(backup.transfers, [(K, false)]);
+    backup.transferred(K);
+    for n in K + 1..=2 * K {
         backup.agree(n);
     }
-    backup.checkpoint(1, 2 * K, 9).checkpoint(0, 2 * K, 9).checkpoint(3, 2 * K, 9);
-    assert_eq!(backup.core.last_stable(), SeqNum(2 * K), "and agrees with the others again");
+    backup.checkpoint(1, 2 * K, 8);
+    assert_eq!(backup.core.last_stable(), SeqNum(2 * K));
+}
+
+#[test]
+fn p21_p39_what_a_transfer_covers_is_under_way_no_more() {
+    let mut primary = One::new(0);
+    let asked = pack(1, 1, 8);
+    primary.request(asked.clone());
+    assert_eq!(primary.core.last_proposed, SeqNum(1));
+    primary.checkpoint(1, K, 7).checkpoint(2, K, 7).checkpoint(3, K, 7).pass(Duration::from_millis(101));
+    primary.transferred(K).signed_request(asked);
+    assert_eq!(primary.core.last_proposed, SeqNum(K + 1), "the execution role says that it would still execute");
 }
 
 #[test]
@@ -144,8 +165,9 @@ fn p25_a_split_replica_keeps_its_state() {
     for n in 1..=K {
         backup.agree(n);
     }
-    backup.checkpoint(1, K, 1).checkpoint(0, K, 2).checkpoint(2, K, 3);
-    assert_eq!((backup.core.mode(), backup.compared.as_slice()), (Mode::Split, &[(K, 2)][..]));
+    backup.checkpoint(1, K, 1).checkpoint(3, K, 1).checkpoint(0, K, 2).checkpoint(2, K, 3);
+    assert_eq!(backup.core.mode(), Mode::Split);
+    assert_eq!(backup.compared, [(K, 2)], "with those that have another root");
     backup.certified(2 * K, 7).pass(Duration::from_secs(1));
     assert!(backup.transfers.is_empty());
 }
