@@ -198,7 +198,7 @@ impl Certificate {
         let same = self.value_of(result);
         let known = same.is_some_and(|value| self.values[value].whole.is_some());
         // A quorum that only waits for this result takes it however full the share is: it leaves at once.
-        let wanted = || self.quorum().is_some_and(|(wanted, ..)| Some(wanted) == same);
+        let wanted = || self.quorum().is_some_and(|e| Some(e.value) == same);
         let whole = match result {
             _ if known => None,
             ResultView::Done(bytes, _) if bytes.len() > room && !wanted() => None,
@@ -234,8 +234,8 @@ impl Certificate {
         Inserted::Fresh
     }
 
-    /// The value and position on which enough replicas agree, and the tentative view that counts with the committed.
-    fn quorum(&self) -> Option<(usize, Position, View)> {
+    /// A reply that counts together with enough others.
+    fn quorum(&self) -> Option<&Entry> {
         let size = self.size();
         let least = match self.rule {
             Rule::Ordered { weak: true } => size.weak_quorum(),
@@ -244,23 +244,18 @@ impl Certificate {
         if self.count(|_| true) < least {
             return None;
         }
-        self.entries.iter().flatten().find_map(|e| {
-            let enough = match self.rule {
-                Rule::ReadOnly => self.alike(e, e.view) >= size.quorum(),
-                Rule::Ordered { weak } => {
-                    let committed = || self.count(|o| same(o, e) && o.kind == ReplyKind::Committed);
-                    self.alike(e, e.view) >= size.quorum() || weak && committed() >= size.weak_quorum()
-                }
-            };
-            enough.then_some((e.value, e.position, e.view))
+        self.entries.iter().flatten().find(|e| {
+            let committed = || self.count(|o| same(o, e) && o.kind == ReplyKind::Committed);
+            let weak = self.rule == Rule::Ordered { weak: true };
+            self.count(|o| self.alike(o, e)) >= size.quorum() || weak && committed() >= size.weak_quorum()
         })
     }
 
-    /// Replies that count together with `e` if tentative ones must be of `view`.
-    fn alike(&self, e: &Entry, view: View) -> usize {
+    /// Whether `o` counts together with `e`: tentative replies only in one view.
+    fn alike(&self, o: &Entry, e: &Entry) -> bool {
         match self.rule {
-            Rule::ReadOnly => self.count(|o| o.value == e.value),
-            Rule::Ordered { .. } => self.count(|o| same(o, e) && (o.kind == ReplyKind::Committed || o.view == view)),
+            Rule::ReadOnly => o.value == e.value,
+            Rule::Ordered { .. } => same(o, e) && (o.kind == ReplyKind::Committed || o.view == e.view),
         }
     }
 
@@ -274,13 +269,15 @@ impl Certificate {
 
     /// What the replies amount to.
     pub(crate) fn verdict(&self) -> Verdict {
-        let Some((value, position, view)) = self.quorum() else {
+        let Some(quorum) = self.quorum() else {
             return if self.hopeless() { Verdict::Hopeless } else { Verdict::Open };
         };
+        let (value, position) = (quorum.value, quorum.position);
         if self.values[value].whole.is_none() {
             return Verdict::ResultMissing;
         }
-        let members = self.members(value, position, view);
+        let counts = |r: &ReplicaId| self.entry(*r).is_some_and(|o| self.alike(o, quorum));
+        let members: ReplicaSet = self.size().replicas().filter(counts).collect();
         let words = || members.iter().filter_map(|r| self.entry(r));
         let kind = match self.rule {
             Rule::ReadOnly => ReplyKind::ReadOnly,
@@ -292,21 +289,6 @@ impl Certificate {
             Rule::Ordered { .. } => position,
         };
         Verdict::Accepted(Accepted { value, position, kind, view: self.believed(members), members })
-    }
-
-    fn members(&self, value: usize, position: Position, view: View) -> ReplicaSet {
-        let size = self.size();
-        size.replicas()
-            .filter(|&r| {
-                self.entry(r).is_some_and(|e| match self.rule {
-                    Rule::ReadOnly => e.value == value,
-                    Rule::Ordered { .. } => {
-                        let counts = e.kind == ReplyKind::Committed || e.view == view;
-                        e.value == value && e.position == position && counts
-                    }
-                })
-            })
-            .collect()
     }
 
     /// P8: the (f+1)-th highest view of the members. One of the f+1 highest is a correct replica's, so the least of
@@ -328,7 +310,7 @@ impl Certificate {
 
     /// The most replies that agree.
     fn best(&self) -> usize {
-        self.entries.iter().flatten().map(|e| self.alike(e, e.view)).max().unwrap_or(0)
+        self.entries.iter().flatten().map(|e| self.count(|o| self.alike(o, e))).max().unwrap_or(0)
     }
 
     /// The evidence behind an acceptance.
@@ -520,6 +502,35 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn p05_members_are_those_whose_replies_count() {
+        // Values 1 and 3 are another result, and the same at another position.
+        for (view, value) in [(1, 1), (1, 3), (2, 0)] {
+            let mut certificate = Certificate::new(ClusterSize::of(4).unwrap(), Rule::Ordered { weak: false });
+            let mut verdict = Verdict::Open;
+            for (from, view, value) in [(3, view, value), (0, 1, 0), (1, 1, 0), (2, 1, 0)] {
+                verdict =
+                    insert(&mut certificate, &Said { from, view, kind: ReplyKind::Tentative, value, whole: true });
+            }
+            let Verdict::Accepted(accepted) = verdict else { panic!() };
+            assert_eq!(accepted.members, ReplicaSet::from_iter([0, 1, 2].map(ReplicaId)), "{view} {value}");
+        }
+    }
+
+    #[test]
+    fn p05_p07_a_replica_may_say_more_in_a_view_and_turn_to_a_later_one() {
+        let mut certificate = Certificate::new(ClusterSize::of(4).unwrap(), Rule::Ordered { weak: false });
+        let mut say = |from, view, value, whole| {
+            insert(&mut certificate, &Said { from, view, kind: ReplyKind::Tentative, value, whole })
+        };
+        for from in 0..3 {
+            say(from, 1, 0, false);
+        }
+        assert!(matches!(say(2, 0, 1, true), Verdict::ResultMissing), "an earlier view comes late");
+        assert!(matches!(say(2, 1, 0, true), Verdict::Accepted(_)), "the whole of what it named by its digest");
+        assert!(matches!(say(2, 2, 1, true), Verdict::Open), "a later view");
     }
 
     #[test]

@@ -147,6 +147,21 @@ fn p26_what_cannot_execute_any_more_takes_no_time_of_what_can() {
 }
 
 #[test]
+fn p21_a_client_has_its_quota_of_signed_requests_waiting_whatever_went_before() {
+    let asked = |t| pack(1, t, 600_000);
+    let mut one = One::with(1, |c| c.client_bytes_max = 4 * asked(1).encoded().len());
+    let waits = |one: &One| one.core.waiting.packs().iter().filter(|p| p.client() == ClientId(1)).count();
+    for t in 1..=5 {
+        one.signed_request(asked(t));
+    }
+    assert_eq!(waits(&one), 4);
+    one.event(Event::Settled(asked(1).digest())).signed_request(asked(6)).signed_request(asked(7));
+    assert_eq!(waits(&one), 4);
+    one.signed_request(pack(2, 1, 8));
+    assert_eq!(one.core.waiting.packs().len(), 5, "another client has its own");
+}
+
+#[test]
 fn p26_a_new_primary_proposes_at_once_what_waits_for_it_and_a_backup_keeps_its_copies() {
     let mut primary = backup();
     primary.signed_request(pack(1, 1, 8)).signed_request(pack(2, 1, 8)).follow(1);
