@@ -96,6 +96,7 @@ fn load_is_answered_and_measured() {
         clients: 3,
         outstanding: 20,
         sessions: 2,
+        keys: None,
         request_bytes: 100,
         reply_bytes: 300,
         read_only: false,
@@ -116,6 +117,27 @@ fn load_is_answered_and_measured() {
         assert!(measured.cpu_clients > Duration::ZERO && measured.cpu_replicas[0] > Duration::ZERO);
         assert!(measured.resident[0] > 0);
     }
+}
+
+#[test]
+fn puts_are_answered_and_measured() {
+    let cluster = Embedded::start(Kv);
+    let load = Load {
+        clients: 2,
+        outstanding: 16,
+        sessions: 1,
+        keys: Some(500),
+        request_bytes: 100,
+        reply_bytes: load::PUT_ANSWER,
+        read_only: false,
+        threads: 1,
+        warm_up_seconds: 0.1,
+        seconds: 0.3,
+    };
+    let identities = [client(0), client(1)];
+    let measured = load::run(&load, &cluster.target, &identities, &[], &Stop::new()).unwrap();
+    assert!(measured.operations > 0, "{measured:?}");
+    assert_eq!((measured.errors, measured.wrong), (0, 0), "every put was done: {measured:?}");
 }
 
 #[test]

@@ -82,6 +82,7 @@ impl Collector for Gauges {
             ("fetching", "Whether it is fetching a state from others", f64::from(u8::from(s.fetching.is_some()))),
             ("fetched_pages", "Pages of others' states that it has fetched", s.fetched_pages as f64),
             ("fetched_bytes", "Bytes of pages and tree nodes that it was sent for that", s.fetched_bytes as f64),
+            ("log_bytes", "The batches in the log", s.log_bytes as f64),
             ("service_bytes", "The service's state", s.service_bytes as f64),
             ("library_bytes", "The library's state", s.library_bytes as f64),
             ("receive_buffer_bytes", "The socket's receive buffer", receive_buffer),

@@ -424,6 +424,7 @@ impl About {
             agreement: agreement.into_iter().map(named).collect(),
             socket: self.opened.counters.read().entries().map(named).collect(),
             receive_buffer: self.buffer,
+            log_bytes: report.log_bytes as u64,
             service_bytes: u64::from(report.service_pages) * limits::PAGE as u64,
             library_bytes: u64::from(report.library_pages) * limits::PAGE as u64,
             notices: report.notices.clone(),

@@ -19,6 +19,8 @@ use crate::client::{Completion, Session, SessionError};
 use crate::limits::SESSION_WINDOW_MAX;
 use crate::runtime::Stop;
 use crate::services::Null;
+use crate::services::kv::{Change, Op};
+use crate::sim::Rng;
 use crate::types::Time;
 
 /// The load to make.
@@ -30,7 +32,9 @@ pub struct Load {
     pub outstanding: usize,
     /// Sessions that each spreads them over.
     pub sessions: usize,
-    /// Bytes of an operation; at least four.
+    /// Puts of random values into a key-value store, under so many keys; if absent, operations of the null service.
+    pub keys: Option<u64>,
+    /// Bytes of an operation; at least four. Of a value, if there are keys.
     pub request_bytes: usize,
     /// Bytes of a result.
     pub reply_bytes: usize,
@@ -64,6 +68,8 @@ impl Load {
                 "a session has at most {window} requests outstanding: {} need {need} sessions",
                 self.outstanding
             ))
+        } else if self.keys.is_some_and(|keys| keys == 0 || self.read_only || self.reply_bytes != PUT_ANSWER) {
+            Err(format!("puts are ordered, under at least one key, and their results have {PUT_ANSWER} byte"))
         } else if self.request_bytes.max(self.reply_bytes) > crate::limits::OPERATION_MAX {
             Err(format!("operations and results have at most {} bytes", crate::limits::OPERATION_MAX))
         } else if !within(self.seconds, 0.1) || !within(self.warm_up_seconds, 0.0) {
@@ -73,6 +79,9 @@ impl Load {
         }
     }
 }
+
+/// Bytes of the answer to a put.
+pub const PUT_ANSWER: usize = 1;
 
 /// Of anything that can be counted in a load.
 const LOAD_MAX: usize = 1 << 16;
@@ -305,6 +314,29 @@ fn measure(
     })
 }
 
+/// Makes the operations of a load.
+struct Operations {
+    null: Bytes,
+    keys: Option<u64>,
+    value: Vec<u8>,
+    rng: Rng,
+}
+
+impl Operations {
+    fn new(load: &Load, seed: u64) -> Operations {
+        let null = Bytes::from(Null::op(load.request_bytes, load.reply_bytes));
+        Operations { null, keys: load.keys, value: vec![0; load.request_bytes], rng: Rng::new(seed) }
+    }
+
+    fn next(&mut self) -> Bytes {
+        let Some(keys) = self.keys else { return self.null.clone() };
+        let key = format!("{:012}", self.rng.below(keys));
+        self.rng.fill(&mut self.value);
+        let put = Op::Change(Change::Put { key: key.as_bytes(), value: &self.value });
+        put.encode().expect("small keys and values").into()
+    }
+}
+
 /// One thread: its endpoints, in turn.
 fn drive(
     load: &Load,
@@ -313,20 +345,20 @@ fn drive(
     clients: impl Iterator<Item = usize>,
     board: &Board,
 ) -> Result<Tally, LoadError> {
-    let op = Bytes::from(Null::op(load.request_bytes, load.reply_bytes));
     let endpoint_base = target.clock.now().0;
+    let mut operations = Operations::new(load, endpoint_base);
     let (mut stations, mut sessions) = (Vec::new(), Vec::new());
     for client in clients {
         let identity = &identities[client % identities.len()];
         let mut station = Station::open(target, identity, endpoint_base.wrapping_add(client as u64))?;
         let mut own = Vec::new();
         if load.read_only {
-            hand_in(&mut station, None, &op, load.outstanding);
+            hand_in(&mut station, None, &mut operations, load.outstanding);
         } else {
             for s in 0..load.sessions {
                 let window = (load.outstanding + s) / load.sessions;
                 let session = station.endpoint().open_session(window as u64)?;
-                hand_in(&mut station, Some(session), &op, window);
+                hand_in(&mut station, Some(session), &mut operations, window);
                 own.push(session);
             }
         }
@@ -348,7 +380,7 @@ fn drive(
                     *answered = true;
                     board.clients_ready.fetch_add(1, SeqCst);
                 }
-                hand_in(station, done.session.filter(|_| !load.read_only), &op, 1);
+                hand_in(station, done.session.filter(|_| !load.read_only), &mut operations, 1);
             }
             if freed {
                 station.flush();
@@ -371,11 +403,11 @@ fn drive(
 }
 
 /// Hands in `count` requests.
-fn hand_in(station: &mut Station, session: Option<Session>, op: &Bytes, count: usize) {
+fn hand_in(station: &mut Station, session: Option<Session>, operations: &mut Operations, count: usize) {
     for _ in 0..count {
         let taken = match session {
-            Some(session) => station.endpoint().submit(session, op.clone()),
-            None => station.endpoint().query(op.clone()),
+            Some(session) => station.endpoint().submit(session, operations.next()),
+            None => station.endpoint().query(operations.next()),
         };
         taken.expect("the load was validated, and each request takes the place of one that completed");
     }
@@ -438,6 +470,7 @@ mod tests {
             clients: 4,
             outstanding: 256,
             sessions: 1,
+            keys: None,
             request_bytes: 8,
             reply_bytes: 8,
             read_only: false,
@@ -455,6 +488,11 @@ mod tests {
         bad(&|l| l.sessions = 257);
         bad(&|l| l.seconds = f64::NAN);
         bad(&|l| l.reply_bytes = 2 << 20);
+        bad(&|l| l.keys = Some(10));
+        bad(&|l| (l.keys, l.reply_bytes) = (Some(0), PUT_ANSWER));
+        bad(&|l| (l.keys, l.reply_bytes, l.read_only) = (Some(10), PUT_ANSWER, true));
+        let puts = Load { keys: Some(10), reply_bytes: PUT_ANSWER, ..good.clone() };
+        assert_eq!(puts.validate(), Ok(()));
         let said = bad(&|l| l.outstanding = 2_049);
         assert_eq!(said, "a session has at most 1024 requests outstanding: 2049 need 3 sessions");
         let queries = Load { outstanding: 2_049, read_only: true, ..good };

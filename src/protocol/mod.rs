@@ -303,6 +303,11 @@ impl Agreement {
         self.peers.iter().map(|(r, p)| (*r, p))
     }
 
+    /// Bytes of the batches in the log.
+    pub fn log_bytes(&self) -> usize {
+        self.log.bytes()
+    }
+
     /// Dropped messages and work done.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -179,6 +179,7 @@ impl<S: Service> Replica<S> {
             recovery: self.agreement.recovery(),
             stopped: self.stopped.clone(),
             executed: self.agreement.last_executed(),
+            log_bytes: self.agreement.log_bytes(),
             prepared: self.agreement.last_prepared(),
             stable: self.agreement.last_stable(),
             checkpoints: self.roots.iter().copied().collect(),

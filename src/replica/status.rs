@@ -30,6 +30,8 @@ pub struct StatusReport {
     pub stable: SeqNum,
     /// Roots of its own last checkpoints, oldest first.
     pub checkpoints: Vec<(SeqNum, Digest)>,
+    /// Bytes of the batches in its log.
+    pub log_bytes: usize,
     /// Requests that wait for a proposal.
     pub waiting: usize,
     /// The checkpoint whose state it is fetching from others.

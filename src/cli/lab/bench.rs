@@ -27,7 +27,8 @@ use crate::types::ClusterSize;
     after_help = "Examples:\n  castra bench load                                        one client, one request at a time: latency\n  \
                   castra bench load --clients 30                           thirty clients in lock-step\n  \
                   castra bench load --clients 4 --outstanding 256          packed: throughput\n  \
-                  castra bench load --read-only --request 8 --reply 4096   queries with results of a page\n\
+                  castra bench load --read-only --request 8 --reply 4096   queries with results of a page\n  \
+                  castra bench load --clients 4 --outstanding 256 --puts 1000000 --request 100   a key-value store\n\
                   Build with --release first. On a machine with few cores clients and replicas share them: the figures are \
                   of all together."
 )]
@@ -53,6 +54,9 @@ pub struct LoadArgs {
     /// Queries, answered without ordering
     #[arg(long)]
     pub read_only: bool,
+    /// Puts of random values into the key-value store, under so many keys; --request is then the size of a value
+    #[arg(long, value_name = "KEYS", conflicts_with_all = ["read_only", "reply"])]
+    pub puts: Option<u64>,
     /// Seconds that are measured
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
@@ -68,7 +72,8 @@ pub struct LoadArgs {
     /// Leave out the bare pattern, which otherwise runs for a second afterwards: the same datagrams without the protocol
     #[arg(long)]
     pub no_bound: bool,
-    /// Use a running cluster of the null service, without a bare pattern: its folder, or a client.toml
+    /// Use a running cluster, without a bare pattern: its folder, or a client.toml. Its service is the null service, for puts
+    /// the key-value store, in which they stay
     #[arg(long, value_name = "FILE")]
     pub cluster: Option<PathBuf>,
     /// Print one JSON object
@@ -206,8 +211,9 @@ fn plan(args: &LoadArgs) -> Result<Load, Error> {
         clients: args.clients,
         outstanding: args.outstanding,
         sessions: args.sessions.unwrap_or(args.outstanding.div_ceil(window)),
+        keys: args.puts,
         request_bytes: args.request.max(4),
-        reply_bytes: args.reply,
+        reply_bytes: if args.puts.is_some() { load::PUT_ANSWER } else { args.reply },
         read_only: args.read_only,
         threads: args.threads.unwrap_or((cores / 4).clamp(1, args.clients.max(1))),
         warm_up_seconds: args.warm_up,
@@ -224,7 +230,7 @@ fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Erro
     let size = ClusterSize::of(n)
         .ok_or_else(|| Error::Usage(format!("--replicas {n}: 3f + 1 make a cluster: 4, 7, 10, …")))?;
     let transport = args.transport.into();
-    let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport, network: false };
+    let options = Options { f: size.f(), service: service(args), open: true, transport, network: false };
     let lab = Laboratory::start(&options, stop)?;
     let identities = (0..load.clients).map(|_| files::new_identity()).collect::<Result<Vec<_>, _>>()?;
     let target = lab.target(transport, TIMEOUT);
@@ -232,10 +238,14 @@ fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Erro
     let mut report =
         run.report(lab.cluster(), true, || lab.statuses().into_iter().map(|(_, status)| status).collect())?;
     lab.stop();
-    if !args.no_bound {
+    if !args.no_bound && args.puts.is_none() {
         report.bound = bound(&report, load, size, args.transport, stop)?;
     }
     Ok(report)
+}
+
+fn service(args: &LoadArgs) -> ServiceName {
+    if args.puts.is_some() { ServiceName::Kv } else { ServiceName::Null }
 }
 
 /// How long the bare pattern is measured.
@@ -280,9 +290,11 @@ fn bound(
 
 fn running_cluster(path: &std::path::Path, args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Error> {
     let client = Client::load(path)?;
-    if client.cluster.file.service != ServiceName::Null {
-        let mend = "castra cluster init --service null DIR && castra up DIR makes one that does";
-        return Err(config::wrong(&client.cluster.path, "its service is not `null`", mend));
+    let wanted = service(args).word();
+    if client.cluster.file.service != service(args) {
+        let mend =
+            format!("castra cluster init --service {wanted} DIR && castra up DIR makes one whose service is that");
+        return Err(config::wrong(&client.cluster.path, format!("its service is not `{wanted}`"), mend));
     }
     let identity = files::read_key(&client.file.key_file)?;
     let instance = files::read_instance(&client.file.instance_file)?;
@@ -425,7 +437,11 @@ fn show(report: &Report) -> Result<(), Error> {
         "load      {} clients x {} outstanding, {}, {} B requests, {} B replies, {} for {} s",
         load.clients,
         load.outstanding,
-        if load.read_only { "queries" } else { "ordered" },
+        match load.keys {
+            Some(keys) => format!("puts under {keys} keys"),
+            None if load.read_only => "queries".into(),
+            None => "ordered".into(),
+        },
         load.request_bytes,
         load.reply_bytes,
         configuration.transport_clients,

@@ -70,6 +70,8 @@ pub struct ReplicaStatus {
     pub socket: BTreeMap<String, u64>,
     /// The receive buffer, granted and asked for, bytes.
     pub receive_buffer: (usize, usize),
+    /// Batches in the log, bytes.
+    pub log_bytes: u64,
     /// The service's state in use, bytes.
     pub service_bytes: u64,
     /// The library's, bytes.

@@ -347,6 +347,7 @@ impl AgreementRole {
             recovery: agreement.recovery(),
             stopped: None,
             executed: agreement.last_executed(),
+            log_bytes: agreement.log_bytes(),
             prepared: agreement.last_prepared(),
             stable: agreement.last_stable(),
             checkpoints: Vec::new(),
