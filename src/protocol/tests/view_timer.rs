@@ -44,6 +44,8 @@ fn p26_a_signed_request_or_an_accepted_pre_prepare_runs_the_timer_and_nothing_el
     let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
     backup().pre_prepare(0, &p, false).stays(1_000);
     backup().pre_prepare(0, &p, true).stays(T - 1).goes(2);
+    let last = pre_prepare(0, 8, 8, &[pack(1, 1, 8)]);
+    backup().pre_prepare(0, &last, true).stays(T - 1).goes(2);
     // What a primary itself waits for, too: it may be the one whose company another waits for (P30).
     One::with(0, |c| c.view_timeout = ms(T)).request(pack(1, 1, 8)).stays(T - 1).goes(2);
 }
@@ -110,11 +112,26 @@ fn p26_where_execution_takes_long_the_timer_does_too_up_to_a_second() {
 }
 
 #[test]
-fn p26_the_median_counts_and_not_the_slowest() {
+fn p26_the_median_of_the_last_fifteen_counts_and_not_the_slowest() {
+    for (slow, earned) in [(7, T), (8, 360)] {
+        let mut one = backup();
+        for n in 1..=8 + slow {
+            one.takes(n, if n > 8 { 90 } else { 5 });
+        }
+        one.signed_request(pack(1, 1, 8)).stays(earned - 1).goes(2);
+    }
+}
+
+#[test]
+fn p26_what_is_committed_and_was_never_accepted_here_took_no_time() {
     let mut one = backup();
     for n in 1..=15 {
-        one.takes(n, if n % 3 == 0 { 90 } else { 5 });
+        let batch = Batch::new(Choice { time: n, seed: 0 }, vec![pack(9, n, 8)]);
+        let committed = Committed { n: SeqNum(n), digest: batch.digest() };
+        one.message(2, Message::Committed(committed)).message(3, Message::Committed(committed));
+        one.message(3, Message::Batch(SeqNum(n), batch.into()));
     }
+    assert_eq!(one.core.last_executed(), SeqNum(15));
     one.signed_request(pack(1, 1, 8)).stays(T - 1).goes(2);
 }
 
