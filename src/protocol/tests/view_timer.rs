@@ -84,7 +84,7 @@ fn p26_time_in_which_the_own_loop_stood_still_does_not_count() {
     // A hiccup of 20 ms is none.
     let mut one = backup();
     one.signed_request(pack(1, 1, 8)).stays(50).event(Event::Executed(SeqNum(0)));
-    one.now = one.now + ms(T - 50 + 19);
+    one.now = one.now + ms(T - 50 + 20);
     one.goes(0);
 }
 
