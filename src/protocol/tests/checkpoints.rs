@@ -207,6 +207,8 @@ fn p24_a_proof_counts_whatever_its_signers_said_elsewhere() {
     }
     backup.checkpoint(1, K, 5).checkpoint(2, K, 5).event(proof(K, 7));
     assert_eq!((backup.core.mode(), &backup.transfers[..]), (Mode::Diverged, &[(K, true)][..]));
+    backup.event(Event::Transferred(SeqNum(K)));
+    assert_eq!(backup.core.log.retained(), SeqNum(0), "it has executed what others may need");
 }
 
 #[test]

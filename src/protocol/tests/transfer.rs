@@ -63,6 +63,7 @@ fn p24_p38_a_replica_that_stands_still_below_a_certified_state_fetches_it() {
     assert_eq!((backup.core.last_stable(), backup.core.counters().transfers), (SeqNum(2 * K), 1));
     assert_eq!(backup.did.last(), Some(&Did::Committed(2 * K + 1)), "what was committed above goes on top");
     assert_eq!(backup.core.stable_proof().len(), 3);
+    assert_eq!(backup.core.log.retained(), SeqNum(2 * K), "what was skipped is not held for others");
     assert!(!backup.did.iter().any(|did| matches!(did, Did::Committed(n) if (2..=2 * K).contains(n))), "P39");
 }
 
@@ -112,6 +113,8 @@ fn p38_the_target_moves_when_nobody_has_it_any_more() {
     assert_eq!(backup.transfers.len(), 1, "it is still served, as far as we know");
     backup.event(Event::Absent(SeqNum(2 * K)));
     assert_eq!(backup.transfers.last(), Some(&(5 * K, false)));
+    backup.event(Event::Absent(SeqNum(2 * K)));
+    assert_eq!(backup.transfers.len(), 2, "said twice");
     backup.transferred(2 * K);
     assert!(backup.core.is_transferring(), "what is not asked for any more does not count");
     backup.transferred(5 * K);
@@ -130,6 +133,7 @@ fn p25_a_diverged_replica_fetches_the_certified_state_and_executes_again_from_th
     backup.transferred(K);
     assert_eq!(backup.core.mode(), Mode::Normal);
     assert_eq!((backup.core.counters().healed, backup.core.last_stable()), (1, SeqNum(K)));
+    assert_eq!(backup.core.log.retained(), SeqNum(0), "what it has executed is");
     assert_eq!(backup.did, (K + 1..=2 * K).map(Did::Committed).collect::<Vec<_>>());
     backup.checkpoint(1, 2 * K, 9).checkpoint(3, 2 * K, 9);
     assert_eq!(backup.core.last_stable(), SeqNum(2 * K), "it takes back its word, and agrees with the others again");
@@ -151,12 +155,37 @@ fn p38_votes_for_later_checkpoints_outlive_a_transfer() {
 #[test]
 fn p21_p39_what_a_transfer_covers_is_under_way_no_more() {
     let mut primary = One::new(0);
-    let asked = pack(1, 1, 8);
-    primary.request(asked.clone());
-    assert_eq!(primary.core.last_proposed, SeqNum(1));
+    for t in 1..=K + 1 {
+        primary.request(pack(1, t, 8));
+        let d = primary.core.log.get(SeqNum(t)).unwrap().pre_prepare.unwrap().1;
+        primary.message(1, Message::Prepare(vote(t, d))).message(2, Message::Prepare(vote(t, d)));
+    }
+    assert_eq!(primary.core.last_proposed, SeqNum(K + 1));
     primary.checkpoint(1, K, 7).checkpoint(2, K, 7).checkpoint(3, K, 7).pass(Duration::from_millis(101));
-    primary.transferred(K).signed_request(asked);
-    assert_eq!(primary.core.last_proposed, SeqNum(K + 1), "the execution role says that it would still execute");
+    primary.transferred(K).signed_request(pack(1, K + 1, 8));
+    assert_eq!(primary.core.last_proposed, SeqNum(K + 1), "that one still is");
+    primary.signed_request(pack(1, K, 8));
+    assert_eq!(primary.core.last_proposed, SeqNum(K + 2), "the execution role says that it would still execute");
+}
+
+#[test]
+fn p24_the_time_to_catch_up_begins_with_what_is_certified_first_and_ends() {
+    let ms = Duration::from_millis;
+    let mut backup = One::new(1);
+    backup.certified(2 * K, 7).pass(ms(60)).certified(3 * K, 7).pass(ms(39));
+    assert!(backup.transfers.is_empty());
+    backup.pass(ms(2));
+    assert_eq!(backup.transfers, [(3 * K, false)]);
+    // What it has executed itself was nothing to catch up with.
+    let mut backup = One::new(1);
+    backup.certified(K, 7);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.pass(ms(500)).certified(2 * K, 7).pass(ms(99));
+    assert!(backup.transfers.is_empty());
+    backup.pass(ms(2));
+    assert_eq!(backup.transfers, [(2 * K, false)]);
 }
 
 #[test]
