@@ -94,6 +94,11 @@ fn p42_a_an_answer_says_what_was_signed_prepared_and_asked_for() {
         "the highest, of an earlier life"
     );
     assert_eq!(peer.core.view(), View(0), "a backup's question ends no view");
+    let answers = |one: &mut One| one.took().iter().filter(|m| matches!(m, Message::StableAnswer(_))).count();
+    peer.pass(Duration::from_millis(4)).message(3, Message::QueryStable(10));
+    assert_eq!(answers(&mut peer), 0, "not again within a few milliseconds");
+    peer.pass(Duration::from_millis(1)).message(3, Message::QueryStable(11));
+    assert_eq!(answers(&mut peer), 1);
 }
 
 #[test]
@@ -116,6 +121,13 @@ fn p42_a_view_changes_of_lives_that_are_over_count_only_if_their_signer_stands_b
     peer.view_change(3, 2, 3);
     assert_eq!(peer.core.view(), View(3), "the word of its present life does, and is no contradiction");
     assert!(peer.caught(3).is_empty());
+
+    // It does again when its signer stands by it.
+    let mut peer = One::new(1);
+    peer.event(Event::Boot(ReplicaId(3), 1)).view_change(3, 1, 3);
+    peer.event(Event::Boot(ReplicaId(3), 2)).view_change(2, 0, 3);
+    peer.message(3, Message::Status(Status { floor: View(4), recovering: true, ..status(0, 0) }));
+    assert_eq!(peer.core.view(), View(3), "it votes in no view below 4");
 }
 
 #[test]
@@ -137,6 +149,16 @@ fn p42_b_n_needs_a_quorum_of_answers_of_which_f_may_lie() {
         reborn.answer(4, 2 * K, 3 * K, None);
         assert_eq!(reborn.until(), Some(3 * K + L), "{lie}");
     }
+}
+
+#[test]
+fn p42_b_answers_to_earlier_questions_count_and_those_to_none_do_not() {
+    let mut reborn = One::reborn(3);
+    reborn.answer(0, K, K, None).pass(Duration::from_millis(50));
+    reborn.answer(1, K, K, None);
+    let unasked = StableAnswer { nonce: 99, signed: SeqNum(K), prepared: SeqNum(K), view_change: None };
+    reborn.claim(2, Claim::StableAnswer(ReplicaId(2), unasked));
+    assert_eq!((reborn.core.recovery().map(|r| r.answers), reborn.until()), (Some(2), None));
 }
 
 #[test]
@@ -237,7 +259,7 @@ fn p42_d_the_primary_goes_on_with_null_batches_to_the_first_checkpoint_at_n() {
         });
         nulls.collect::<Vec<_>>()
     };
-    primary.message(3, wants(10 * L));
+    primary.message(3, wants(2 * L + K));
     assert!(nulls(&mut primary).is_empty(), "nobody can need that");
     primary.message(3, wants(K));
     assert_eq!(nulls(&mut primary), (1..=K).collect::<Vec<_>>());
@@ -248,6 +270,16 @@ fn p42_d_the_primary_goes_on_with_null_batches_to_the_first_checkpoint_at_n() {
     let mut backup = One::new(1);
     backup.message(3, wants(K));
     assert!(backup.took().is_empty(), "the primary's work");
+
+    // An N that is reached needs nothing, and keeps no later recovery waiting.
+    let mut primary = One::new(0);
+    primary.certified_by_others(2 * K).pass(Duration::from_millis(101)).event(Event::Transferred(SeqNum(2 * K)));
+    primary.message(3, wants(2 * K)).message(2, wants(K));
+    assert!(nulls(&mut primary).is_empty());
+    primary.message(3, wants(3 * K));
+    assert_eq!(nulls(&mut primary), (2 * K + 1..=3 * K).collect::<Vec<_>>());
+    primary.message(2, wants(4 * K));
+    assert_eq!(nulls(&mut primary), (3 * K + 1..=4 * K).collect::<Vec<_>>());
 }
 
 #[test]
