@@ -156,9 +156,11 @@ fn p42_b_answers_to_earlier_questions_count_and_those_to_none_do_not() {
     let mut reborn = One::reborn(3);
     reborn.answer(0, K, K, None).pass(Duration::from_millis(50));
     reborn.answer(1, K, K, None);
+    let answers = |one: &One| one.core.recovery().map(|r| r.answers);
+    assert_eq!(answers(&reborn), Some(2));
     let unasked = StableAnswer { nonce: 99, signed: SeqNum(K), prepared: SeqNum(K), view_change: None };
     reborn.claim(2, Claim::StableAnswer(ReplicaId(2), unasked));
-    assert_eq!((reborn.core.recovery().map(|r| r.answers), reborn.until()), (Some(2), None));
+    assert_eq!(answers(&reborn), Some(2));
 }
 
 #[test]
@@ -280,6 +282,8 @@ fn p42_d_the_primary_goes_on_with_null_batches_to_the_first_checkpoint_at_n() {
     assert_eq!(nulls(&mut primary), (2 * K + 1..=3 * K).collect::<Vec<_>>());
     primary.message(2, wants(4 * K));
     assert_eq!(nulls(&mut primary), (3 * K + 1..=4 * K).collect::<Vec<_>>());
+    primary.message(1, wants(2 * K + 2 * L));
+    assert_eq!(primary.core.pad_to, SeqNum(2 * K + 2 * L), "the farthest that it may get to");
 }
 
 #[test]
