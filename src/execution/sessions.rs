@@ -95,7 +95,7 @@ impl Session {
     /// P4: t is executable if l <= t < l + W, where l = max(stored low, the request's own).
     pub(super) fn standing(&self, region: &Region, owner: Owner, t: u64, low: u64) -> Standing {
         let l = self.low.max(low);
-        if self.owner != owner || low > t || t < l || t - l >= self.window {
+        if self.owner != owner || t < l || t - l >= self.window {
             return Standing::Ignored;
         }
         let (page, at) = self.slot(region, t);

@@ -1,7 +1,9 @@
 //! Exactly once (P4, P46) and sessions (P9).
 
 use super::*;
+use crate::execution::layout::{self, Records};
 use crate::limits::SMALL_RESULT_MAX;
+use crate::state::PageId;
 use crate::wire::Refusal;
 
 #[test]
@@ -253,4 +255,44 @@ fn p09_the_largest_configuration_of_sessions_fits_the_region() {
     }
     let library = &bench.executor.state().library;
     assert_eq!(library.limit() - library.pages(), 1, "all but the page of client records that was not needed");
+}
+
+/// Other versions of this code, and whoever fetches the state, find everything where the format says.
+#[test]
+fn p04_p09_records_and_slots_lie_where_the_layout_says() {
+    let mut bench = Bench::new();
+    bench.session(BOB, 1);
+    let session = session_of(&bench.committed_at(5 * SECOND, &[open(ALICE, 9, 64)])[0]);
+    let asked = pack_of(ALICE, &[request(session, 30, 7, RequestKind::Ordered, b"+")]);
+    let executed = bench.committed_at(6 * SECOND, &[asked]).remove(0).position;
+
+    let region = &bench.executor.state().library;
+    let u32_at = |bytes: &[u8], at| u64::from(layout::get_u32(bytes, at));
+    let record = Records::sessions(&config()).read(region, 1);
+    let words: Vec<u64> = (8..56).step_by(8).map(|at| layout::get_u64(record, at)).collect();
+    assert_eq!((u32_at(record, 0), u32_at(record, 4)), (0, 64), "next free, window");
+    assert_eq!(words, [session.0, ALICE.0, 9, 7, 6 * SECOND, ALICE.0 + 1], "id, client, counter, low, used, endpoint");
+
+    let (page, at) = (PageId(layout::get_u32(record, 64 + 4)), (30 - 26) * layout::SLOT);
+    let slot = &region.read(page)[at..at + 32];
+    assert_eq!((layout::get_u64(slot, 0), layout::get_u64(slot, 8)), (30, executed.0), "t, position");
+    assert_eq!((u32_at(slot, 16), u32_at(slot, 20), layout::get_u64(slot, 24)), (1, 8, 1), "here, length, result");
+
+    let client = Records::clients(&config()).read(region, 1);
+    assert_eq!((u32_at(client, 0), u32_at(client, 4)), (0, 1), "next free, sessions");
+    let words: Vec<u64> = (8..32).step_by(8).map(|at| layout::get_u64(client, at)).collect();
+    assert_eq!(words, [ALICE.0, 9, 5 * SECOND], "client, last counter, last open");
+}
+
+#[test]
+fn p09_of_clients_without_sessions_the_one_that_opened_longest_ago_is_forgotten() {
+    let mut bench = Bench::with(ExecutorConfig { clients_max: 2, ..config() });
+    for (time, client) in [(1, BOB), (2, ALICE)] {
+        let s = session_of(&bench.committed_at(time * SECOND, &[open(client, 5, 1)])[0]);
+        bench.committed_at(time * SECOND, &[close(client, s, 0)]);
+    }
+    session_of(&bench.committed_at(3 * SECOND, &[open(ClientId(7), 1, 1)])[0]);
+    let known = bench.committed_at(3 * SECOND, &[open(ALICE, 5, 1)]).remove(0);
+    assert_eq!(known.outcome, Outcome::Refused(Refusal::Counter { last: 5 }));
+    session_of(&bench.committed_at(3 * SECOND, &[open(BOB, 5, 1)])[0]);
 }
