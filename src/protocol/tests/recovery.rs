@@ -207,6 +207,8 @@ fn p42_c_it_votes_again_above_n_once_it_holds_the_certified_state() {
 fn p42_c_it_signs_no_view_change_that_an_earlier_life_may_have_signed() {
     let mut reborn = One::reborn(1);
     reborn.answer(0, 0, 0, None).answer(2, 0, 0, Some(3)).answer(3, 0, 0, Some(2));
+    let told = |m: &Message| matches!(m, Message::Status(s) if (s.until, s.floor) == (SeqNum(L), View(3)));
+    assert!(reborn.sent.iter().any(|(_, m)| told(m)), "{:?}", reborn.sent);
     reborn.certified_by_others(L);
     reborn.took();
     reborn.event(Event::Transferred(SeqNum(L)));
