@@ -417,9 +417,10 @@ pub enum Refusal {
 }
 
 impl Outcome {
-    /// Tag and payload, in `Domain::Result`.
+    /// Payload, number and tag, in `Domain::Result`: the payload first, for BLAKE3 takes chunks in parallel only where they
+    /// lie on their boundaries.
     pub fn digest(&self) -> Digest {
-        let of = |tag: u8, number: u64| Digest::of(Domain::Result, &[&[tag], &number.to_le_bytes(), &[]]);
+        let of = |tag: u8, number: u64| Digest::of(Domain::Result, &[&number.to_le_bytes(), &[tag]]);
         match self {
             Outcome::Done(bytes) => Outcome::digest_of_done(bytes),
             Outcome::Gone => of(1, 0),
@@ -433,7 +434,7 @@ impl Outcome {
 
     /// The digest of [`Outcome::Done`] with `bytes`.
     pub fn digest_of_done(bytes: &[u8]) -> Digest {
-        Digest::of(Domain::Result, &[&[0], &0u64.to_le_bytes(), bytes])
+        Digest::of(Domain::Result, &[bytes, &[0; 9]])
     }
 }
 
