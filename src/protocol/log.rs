@@ -41,6 +41,8 @@ pub struct Slot {
     pub sent_at: Time,
     /// When its body was last asked for.
     pub asked_at: Time,
+    /// How often it was.
+    pub asked: usize,
 }
 
 impl Slot {

@@ -520,9 +520,10 @@ impl Agreement {
         if holders.is_empty() {
             holders = others; // A batch that a new view chose: a correct replica has it, nobody said who.
         }
-        let turn = (slot.asked_at.0 / 1_000_000) as usize ^ n.0 as usize;
+        let turn = n.0 as usize + slot.asked;
         let Some(holder) = holders.get(turn % holders.len().max(1)).copied() else { return };
         slot.asked_at = now;
+        slot.asked += 1;
         self.send(holder, Message::FetchBatch(Committed { n, digest }));
     }
 

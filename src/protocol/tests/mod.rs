@@ -115,6 +115,8 @@ struct One {
     compared: Vec<(u64, usize)>,
     /// Answers of the disk are held back.
     slow_disk: bool,
+    /// Execution is asked, and has not answered yet.
+    lags: bool,
     tokens: Vec<PersistToken>,
     /// NEW-VIEWs that it asked to be signed.
     signs: Vec<NewView>,
@@ -138,7 +140,7 @@ impl One {
         let now = Time(1_000_000_000);
         let core = Agreement::new(config, now).unwrap();
         let (sent, did, notices, queries, transfers, compared, tokens, signs) = Default::default();
-        let (me, slow_disk, rechecked, executes) = (ReplicaId(me), false, 0, true);
+        let (me, slow_disk, lags, rechecked, executes) = (ReplicaId(me), false, false, 0, true);
         One {
             core,
             me,
@@ -150,6 +152,7 @@ impl One {
             transfers,
             compared,
             slow_disk,
+            lags,
             tokens,
             signs,
             executed: Vec::new(),
@@ -251,7 +254,9 @@ impl One {
                 Action::Broadcast(message) => self.sent.push((None, message)),
                 Action::Execute { n, tentative, .. } => {
                     self.did.push(if tentative { Did::Tentative(n.0) } else { Did::Committed(n.0) });
-                    self.core.handle(self.now, Event::Executed(n));
+                    if !self.lags {
+                        self.core.handle(self.now, Event::Executed(n));
+                    }
                 }
                 Action::Commit(n) => self.did.push(Did::Committed(n.0)),
                 Action::Rollback(n) => self.did.push(Did::Rollback(n.0)),

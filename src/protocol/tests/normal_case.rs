@@ -122,8 +122,82 @@ fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
     // A signed one, of which nothing would execute any more, is held for the batch all the same.
     let mut late = One::new(3);
     late.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![false]));
+    late.event(Event::Body { pack: large.clone(), authentic: false });
+    assert!(late.took().is_empty());
     late.event(Event::Body { pack: large.clone(), authentic: true });
     assert!(matches!(&late.took()[..], [Message::Prepare(_)]));
+
+    // What nobody named is not kept.
+    let mut bored = One::new(3);
+    bored.event(Event::Body { pack: large.clone(), authentic: true });
+    assert!(bored.core.bodies.get(&large.digest()).is_none());
+}
+
+#[test]
+fn p03_a_missing_body_is_asked_for_again_after_a_while() {
+    let large = pack(1, 1, 20_000);
+    let p = PrePrepare { packs: vec![Proposed::ByDigest(large.digest())], ..pre_prepare(0, 1, 1, &[]) };
+    let mut backup = One::new(1);
+    backup.pre_prepare(0, &p, false).pass(Duration::from_millis(4));
+    assert!(backup.took().is_empty());
+    for wait in [1, 20, 20] {
+        backup.pass(Duration::from_millis(wait) - Duration::from_micros(1));
+        assert!(backup.took().is_empty());
+        backup.pass(Duration::from_micros(1));
+        assert_eq!(backup.took(), [Message::FetchPack(large.digest())]);
+    }
+}
+
+#[test]
+fn p03_a_pack_of_inline_max_is_proposed_whole() {
+    let pack = pack(1, 1, 100);
+    let exactly = |c: &mut Config| c.inline_max = pack.encoded().len();
+    let mut primary = One::with(0, exactly);
+    primary.request(pack.clone());
+    assert!(matches!(&primary.took()[..], [Message::PrePrepare(p)] if p.packs == [Proposed::Inline(pack.clone())]));
+    let mut backup = One::with(1, exactly);
+    backup.request(pack.clone());
+    assert!(backup.core.bodies.get(&pack.digest()).is_none(), "so no backup keeps it");
+}
+
+#[test]
+fn p10_a_full_batch_waits_for_nothing() {
+    // Two packs are the bytes of a batch; of requests it takes as many as one pack may hold.
+    let size = pack(1, 1, 2_000).encoded().len();
+    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max) = (2 * size, size);
+    let mut primary = One::with(0, small);
+    primary.request(pack(1, 1, 2_000)).request(pack(1, 2, 2_000));
+    assert_eq!(primary.core.last_proposed, SeqNum(1), "the first is not prepared");
+    primary.request(pack(1, 3, 2_000));
+    assert_eq!(primary.core.last_proposed, SeqNum(2));
+
+    let most = crate::limits::PACK_REQUESTS_MAX as u64;
+    let mut primary = One::with(0, |c| c.batch_requests_max = most as usize);
+    primary.request(pack(1, 0, 8));
+    for t in 1..most {
+        primary.request(pack(1, t, 8));
+    }
+    assert_eq!(primary.core.last_proposed, SeqNum(1));
+    primary.request(pack(1, most, 8));
+    assert_eq!(primary.core.last_proposed, SeqNum(2));
+}
+
+#[test]
+fn p10_p21_a_primary_runs_no_further_ahead_of_execution_than_its_pipeline() {
+    let mut primary = One::new(0);
+    primary.lags = true;
+    for t in 1..=L {
+        primary.request(pack(1, t, 8));
+        let n = primary.core.last_proposed.0;
+        let d = primary.core.log.get(SeqNum(n)).unwrap().pre_prepare.unwrap().1;
+        for backup in [1, 2] {
+            primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
+        }
+    }
+    assert_eq!((primary.core.last_executed(), primary.core.last_proposed), (SeqNum(8), SeqNum(8)));
+    primary.event(Event::Executed(SeqNum(1)));
+    assert_eq!(primary.core.last_proposed, SeqNum(9));
+    assert_eq!((primary.core.counters().proposed, primary.core.counters().committed), (9, 8));
 }
 
 #[test]
@@ -166,14 +240,26 @@ fn p12_a_backup_votes_only_for_what_is_authentic_for_itself_or_vouched_for() {
 
 #[test]
 fn p12_a_proof_that_comes_later_lets_the_candidate_pass() {
-    let request = pack(1, 1, 8);
-    let p = pre_prepare(0, 1, 1, std::slice::from_ref(&request));
+    let (first, second) = (pack(1, 1, 8), pack(2, 1, 8));
+    let p = pre_prepare(0, 1, 1, &[first.clone(), second.clone()]);
     let mut backup = One::new(1);
     backup.pre_prepare(0, &p, false);
-    backup.event(Event::Body { pack: request.clone(), authentic: false });
-    assert!(backup.took().is_empty());
-    backup.event(Event::Body { pack: request, authentic: true });
+    backup.event(Event::Body { pack: first.clone(), authentic: false });
+    assert_eq!(backup.core.counters().unasked, 1);
+    backup.event(Event::Body { pack: first, authentic: true });
+    assert!(backup.took().is_empty(), "the other lacks one still");
+    backup.event(Event::Body { pack: second, authentic: true });
     assert_eq!(backup.took(), [Message::Prepare(vote(1, p.digest()))], "signed by the client, and sent to all");
+    assert_eq!(backup.core.counters().unasked, 1);
+
+    // So does the pre-prepare that comes again, with a proof that its first copy lacked.
+    let mut backup = One::new(1);
+    let comes =
+        |authentic: &[bool]| Event::PrePrepare(from_replica(0, Message::PrePrepare(p.clone())), authentic.to_vec());
+    backup.event(comes(&[true, false])).event(comes(&[true, false]));
+    assert!(backup.took().is_empty());
+    backup.event(comes(&[false, true]));
+    assert_eq!(backup.took(), [Message::Prepare(vote(1, p.digest()))]);
 }
 
 #[test]
@@ -208,11 +294,13 @@ fn p14_one_prepare_for_one_place_and_equivocation_is_noticed() {
     assert!(matches!(said[1..], [Message::ViewChange(_)]), "{said:?}");
     assert_eq!(backup.notices, [Notice::Equivocation { n: SeqNum(1) }, Notice::ViewChange(View(1))]);
     assert_eq!(backup.caught(0), [("equivocation", 1)]);
+    assert_eq!(backup.core.counters().contradiction, 1);
     let mut backup = One::new(1);
     for vote in [vote(1, a.digest()), vote(1, a.digest()), vote(1, b.digest())] {
         backup.message(2, Message::Prepare(vote)).message(3, Message::Commit(vote));
     }
     assert_eq!([2, 3].map(|id| backup.caught(id)), [[("contradictory_vote", 1)]; 2]);
+    assert_eq!(backup.core.counters().contradiction, 2);
 }
 
 #[test]
@@ -275,6 +363,11 @@ fn p18_a_query_waits_for_everything_ever_prepared_here() {
     backup.event(query());
     assert_eq!(backup.queries, [SeqNum(0), SeqNum(1)]);
     assert_eq!(backup.took(), [Message::Commit(vote(1, p.digest()))], "P52: a query waits, so the commit leaves");
+    backup.message(0, Message::Commit(vote(1, p.digest()))).message(2, Message::Commit(vote(1, p.digest())));
+    backup.agree(2);
+    backup.took();
+    backup.event(query());
+    assert!(backup.took().is_empty(), "everything prepared here is executed: it waits for nothing");
 }
 
 #[test]
@@ -288,6 +381,10 @@ fn p19_a_vote_for_a_time_in_the_future_is_delayed_not_refused() {
     backup.pass(Duration::from_millis(200));
     assert!(matches!(&backup.took()[..], [Message::Prepare(_)]));
     assert_eq!(backup.caught(0), [], "nobody is blamed for a clock");
+    let mut backup = One::new(1);
+    let ahead = backup.now.0 + 1_000_000_000;
+    backup.pre_prepare(0, &pre_prepare(0, 1, ahead, &[pack(1, 1, 8)]), true);
+    assert!(matches!(&backup.took()[..], [Message::Prepare(_)]), "just within the skew");
 }
 
 #[test]
@@ -390,8 +487,10 @@ fn p15_a_primary_prepares_with_2f_backups_and_sends_no_prepare() {
     let d = primary.core.log.get(SeqNum(1)).unwrap().pre_prepare.unwrap().1;
     primary.message(1, Message::Prepare(vote(1, d)));
     assert_eq!(primary.core.last_prepared(), SeqNum(0), "its own word is the pre-prepare");
+    primary.took();
     primary.message(2, Message::Prepare(vote(1, d)));
     assert_eq!(primary.core.last_prepared(), SeqNum(1));
+    assert!(primary.took().is_empty(), "P52: its commit has nothing to ride on");
     primary.pass(Duration::from_millis(100));
     assert!(!primary.took().iter().any(|m| matches!(m, Message::Prepare(_))));
 }

@@ -267,6 +267,7 @@ fn p42_d_the_primary_goes_on_with_null_batches_to_the_first_checkpoint_at_n() {
     assert!(nulls(&mut primary).is_empty(), "nobody can need that");
     primary.message(3, wants(K));
     assert_eq!(nulls(&mut primary), (1..=K).collect::<Vec<_>>());
+    assert_eq!(primary.core.counters().padded, K);
     primary.message(3, wants(2 * K));
     assert!(nulls(&mut primary).is_empty(), "not again within recover_min");
     primary.pass(Duration::from_secs(5)).message(3, wants(2 * K));

@@ -162,10 +162,14 @@ fn p21_p39_what_a_transfer_covers_is_under_way_no_more() {
     }
     assert_eq!(primary.core.last_proposed, SeqNum(K + 1));
     primary.checkpoint(1, K, 7).checkpoint(2, K, 7).checkpoint(3, K, 7).pass(Duration::from_millis(101));
-    primary.transferred(K).signed_request(pack(1, K + 1, 8));
-    assert_eq!(primary.core.last_proposed, SeqNum(K + 1), "that one still is");
+    primary.request(pack(2, 1, 8));
+    assert_eq!(primary.core.last_proposed, SeqNum(K + 1), "nothing is proposed meanwhile");
+    primary.transferred(K);
+    assert_eq!((primary.core.last_proposed, primary.core.waiting()), (SeqNum(K + 2), 0));
+    primary.signed_request(pack(1, K + 1, 8));
+    assert_eq!(primary.core.waiting(), 0, "that one still is");
     primary.signed_request(pack(1, K, 8));
-    assert_eq!(primary.core.last_proposed, SeqNum(K + 2), "the execution role says that it would still execute");
+    assert_eq!(primary.core.waiting(), 1, "the execution role says that it would still execute");
 }
 
 #[test]
