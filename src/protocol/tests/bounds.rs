@@ -20,6 +20,41 @@ fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
 }
 
 #[test]
+fn p44_the_largest_batch_gets_a_vote_and_one_above_it_none() {
+    let votes = |packs: &[Pack]| {
+        let mut backup = One::new(1);
+        backup.pre_prepare(0, &pre_prepare(0, 1, 1, packs), true);
+        let voted = backup.took().len() == 1;
+        assert_eq!(backup.core.counters().oversized, u64::from(!voted));
+        voted
+    };
+    let framing = pack(1, 1, 0).encoded().len();
+    let mut left = crate::limits::BATCH_BYTES_MAX;
+    let mut bytes = Vec::new();
+    while left > 0 {
+        let size = left.min(1 << 20);
+        bytes.push(pack(1, bytes.len() as u64, size - framing));
+        left -= size;
+    }
+    assert!(votes(&bytes));
+    bytes.push(pack(1, 99, 0));
+    assert!(!votes(&bytes));
+
+    let full = |client: u64| {
+        let mut builder = PackBuilder::new(ClientId(client), EndpointId(client));
+        for t in 0..crate::limits::PACK_REQUESTS_MAX as u64 {
+            builder.push(&Request { session: SessionId(client), t, low: 0, kind: RequestKind::Ordered, op: b"" });
+        }
+        builder.finish(false, |_, writer| writer.write(Proof::Vector(&[[0; 8]; 4])))
+    };
+    let most = crate::limits::BATCH_REQUESTS_MAX / crate::limits::PACK_REQUESTS_MAX;
+    let mut requests: Vec<Pack> = (1..=most as u64).map(full).collect();
+    assert!(votes(&requests));
+    requests.push(pack(99, 1, 0));
+    assert!(!votes(&requests));
+}
+
+#[test]
 fn p20_messages_just_above_the_high_watermark_are_kept_within_bounds() {
     let mut backup = One::with(1, |c| c.ahead_max = 2);
     let n = L + 1;
