@@ -608,3 +608,12 @@ fn mix(mut x: u64) -> u64 {
     x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ x >> 31
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn seeds_are_mixed_as_splitmix64_is_published() {
+        assert_eq!(super::mix(0), 0xe220_a839_7b1d_cdaf);
+        assert_eq!(super::mix(1_234_567), 6_457_827_717_110_365_317);
+    }
+}

@@ -66,7 +66,9 @@ fn p11_a_proposal_carries_packs_and_rising_choices() {
 
 #[test]
 fn p21_a_full_log_goes_on_to_the_next_checkpoint_and_no_further() {
-    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max, c.log_bytes_max) = (4_096, 4_096, 4_096);
+    // A checkpoint's worth of batches fills it to the last byte.
+    let full = K as usize * Batch::new(Choice::default(), vec![pack(1, 1, 2_000)]).bytes();
+    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max, c.log_bytes_max) = (4_096, 4_096, full);
     let mut primary = One::with(0, small);
     let propose = |primary: &mut One, t: u64| {
         primary.request(pack(1, t, 2_000));
