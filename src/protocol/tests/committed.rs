@@ -76,6 +76,11 @@ fn p37_p51_lies_about_what_is_done_are_counted_by_name() {
     backup.message(2, Message::Committed(Committed { n: SeqNum(1), digest: b }));
     backup.message(2, Message::Batch(SeqNum(1), Batch::null().into()));
     assert_eq!(backup.caught(3), [("contradictory_committed", 1)]);
+    // And what is outside the window, or came unasked, by number.
+    backup.message(3, Message::Committed(Committed { n: SeqNum(L + 1), digest: a }));
+    backup.message(3, Message::Batch(SeqNum(2), Batch::null().into()));
+    let counters = backup.core.counters();
+    assert_eq!((counters.contradiction, counters.outside_window, counters.unasked), (1, 1, 1));
     assert_eq!(backup.caught(2), [("wrong_body", 1)]);
     let mut backup = One::new(1);
     backup.message(2, Message::Status(status(3, 4))).message(2, Message::Status(status(L + 1, 0)));
