@@ -70,8 +70,9 @@ fn p51_the_body_of_a_candidate_that_could_not_be_accepted_serves() {
 fn p37_p51_lies_about_what_is_done_are_counted_by_name() {
     let mut backup = One::new(1);
     let [a, b] = [1, 2].map(|t| pre_prepare(0, 1, t, &[pack(1, t, 8)]).digest());
-    for digest in [a, a, b] {
+    for (digest, lies) in [(a, 0), (a, 0), (b, 1)] {
         backup.message(3, Message::Committed(Committed { n: SeqNum(1), digest }));
+        assert_eq!(backup.caught(3).len(), lies);
     }
     backup.message(2, Message::Committed(Committed { n: SeqNum(1), digest: b }));
     backup.message(2, Message::Batch(SeqNum(1), Batch::null().into()));

@@ -301,8 +301,9 @@ fn p14_one_prepare_for_one_place_and_equivocation_is_noticed() {
     assert_eq!(backup.caught(0), [("equivocation", 1)]);
     assert_eq!(backup.core.counters().contradiction, 1);
     let mut backup = One::new(1);
-    for vote in [vote(1, a.digest()), vote(1, a.digest()), vote(1, b.digest())] {
+    for (vote, lies) in [(vote(1, a.digest()), 0), (vote(1, a.digest()), 0), (vote(1, b.digest()), 1)] {
         backup.message(2, Message::Prepare(vote)).message(3, Message::Commit(vote));
+        assert_eq!([2, 3].map(|id| backup.caught(id).len()), [lies; 2]);
     }
     assert_eq!([2, 3].map(|id| backup.caught(id)), [[("contradictory_vote", 1)]; 2]);
     assert_eq!(backup.core.counters().contradiction, 2);
@@ -316,6 +317,7 @@ fn p15_prepared_needs_2f_backups_and_committed_a_quorum_of_commits() {
     backup.pre_prepare(0, &p, true);
     backup.message(0, Message::Prepare(vote(1, d)));
     assert_eq!(backup.core.last_prepared(), SeqNum(0), "the primary's PREPARE counts for nothing");
+    assert_eq!(backup.core.counters().not_entitled, 1);
     backup.message(2, Message::Prepare(vote(1, Digest([1; 32]))));
     backup.message(2, Message::Prepare(vote(1, d)));
     assert_eq!(backup.core.last_prepared(), SeqNum(0), "2's first vote was for another batch and stands");
@@ -439,6 +441,42 @@ fn p41_no_vote_leaves_before_it_is_durable() {
     backup.event(Event::Persisted(token)).pass(Duration::from_millis(1));
     assert_eq!(backup.took(), [Message::Commit(vote(1, d))]);
     assert_eq!(backup.did, [Did::Tentative(1)]);
+}
+
+#[test]
+fn p28_p41_what_is_durable_too_late_is_not_said() {
+    let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
+    let votes = |one: &mut One| {
+        one.pass(Duration::from_millis(1));
+        one.took().into_iter().filter(|m| matches!(m, Message::Prepare(_) | Message::Commit(_))).collect::<Vec<_>>()
+    };
+    // Its PREPARE waits for the disk, or its COMMIT.
+    for prepared in [false, true] {
+        let waiting = || {
+            let mut backup = One::new(1);
+            backup.slow_disk = true;
+            backup.pre_prepare(0, &p, true).message(2, Message::Prepare(vote(1, p.digest())));
+            if prepared {
+                let token = backup.tokens.remove(0);
+                backup.event(Event::Persisted(token));
+                assert_eq!(votes(&mut backup), [Message::Prepare(vote(1, p.digest()))]);
+            }
+            let token = backup.tokens.remove(0);
+            (backup, Event::Persisted(token))
+        };
+        let (mut left, durable) = waiting();
+        left.leave(&[0, 2], 3).event(durable);
+        assert_eq!(left.core.view(), View(3));
+        assert_eq!(votes(&mut left), [], "of a view that it has left");
+
+        let (mut fetched, durable) = waiting();
+        for other in [0, 2, 3] {
+            fetched.checkpoint(other, K, 7);
+        }
+        fetched.pass(Duration::from_millis(101)).event(Event::Transferred(SeqNum(K))).event(durable);
+        assert_eq!(fetched.core.last_stable(), SeqNum(K));
+        assert_eq!(votes(&mut fetched), [], "below the low watermark");
+    }
 }
 
 #[test]
