@@ -331,6 +331,23 @@ fn p15_prepared_needs_2f_backups_and_committed_a_quorum_of_commits() {
 }
 
 #[test]
+fn p15_of_seven_four_backups_prepare_and_five_replicas_commit() {
+    let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
+    let mut backup = One::with(1, |c| c.size = ClusterSize::of(7).unwrap());
+    backup.pre_prepare(0, &p, true);
+    for from in [2, 3, 4] {
+        assert_eq!(backup.core.last_prepared(), SeqNum(0));
+        backup.message(from, Message::Prepare(vote(1, p.digest())));
+    }
+    assert_eq!(backup.core.last_prepared(), SeqNum(1));
+    for from in [0, 2, 3, 4] {
+        assert_eq!(backup.core.last_executed(), SeqNum(0));
+        backup.message(from, Message::Commit(vote(1, p.digest())));
+    }
+    assert_eq!(backup.core.last_executed(), SeqNum(1));
+}
+
+#[test]
 fn p15_votes_may_overtake_the_pre_prepare() {
     let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
     let d = p.digest();
@@ -432,6 +449,7 @@ fn p41_no_vote_leaves_before_it_is_durable() {
     backup.pre_prepare(0, &p, true).message(2, Message::Prepare(vote(1, d))).message(3, Message::Prepare(vote(1, d)));
     assert!(backup.took().is_empty());
     assert!(backup.did.is_empty());
+    assert_eq!(backup.core.last_prepared(), SeqNum(0), "its own PREPARE is one that it needs");
     let token = backup.tokens.remove(0);
     backup.event(Event::Persisted(token));
     assert_eq!(backup.took(), [Message::Prepare(vote(1, d))]);
