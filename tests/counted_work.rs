@@ -24,15 +24,15 @@ struct Ceilings {
 }
 
 const ORDERED_1_X_1: Ceilings =
-    Ceilings { replicas: [18.2, 2_980.0, 18.2, 9.1, 91.0], clients: [1.02, 165.0, 5.1, 1.02, 6.8] };
+    Ceilings { replicas: [18.2, 2_980.0, 18.2, 9.1, 57.0], clients: [1.02, 165.0, 5.1, 1.02, 6.8] };
 const ORDERED_30_X_1: Ceilings =
-    Ceilings { replicas: [5.9, 1_050.0, 5.9, 0.79, 40.0], clients: [1.02, 165.0, 5.1, 1.02, 6.8] };
+    Ceilings { replicas: [5.9, 1_050.0, 5.9, 0.79, 12.4], clients: [1.02, 165.0, 5.1, 1.02, 6.8] };
 const ORDERED_4_X_256: Ceilings =
-    Ceilings { replicas: [0.098, 327.0, 0.098, 0.026, 0.64], clients: [0.0088, 46.0, 0.044, 0.0062, 1.27] };
+    Ceilings { replicas: [0.098, 327.0, 0.098, 0.026, 0.33], clients: [0.0088, 46.0, 0.044, 0.0062, 1.27] };
 const QUERIES_1_X_1: Ceilings =
-    Ceilings { replicas: [4.1, 486.0, 4.1, 4.1, 40.0], clients: [4.1, 660.0, 8.2, 1.02, 6.8] };
+    Ceilings { replicas: [4.1, 486.0, 4.1, 4.1, 13.5], clients: [4.1, 660.0, 8.2, 1.02, 6.8] };
 const QUERIES_4_X_256: Ceilings =
-    Ceilings { replicas: [0.035, 182.0, 0.035, 0.0044, 0.48], clients: [0.035, 184.0, 0.07, 0.0044, 1.43] };
+    Ceilings { replicas: [0.035, 182.0, 0.035, 0.0044, 0.29], clients: [0.035, 184.0, 0.07, 0.0044, 1.43] };
 
 /// Counts `operations` after as many to warm up: buffers find their size, sessions are opened, every slot of them is
 /// written once. Checkpoints come in both.

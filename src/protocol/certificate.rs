@@ -36,6 +36,11 @@ impl<T: PartialEq + Copy> Certificate<T> {
         self.votes.retain(|(r, _)| *r != from);
     }
 
+    /// Forgets all votes, and keeps the room for others.
+    pub fn clear(&mut self) {
+        self.votes.clear();
+    }
+
     /// What `from` voted for.
     pub fn vote_of(&self, from: ReplicaId) -> Option<T> {
         self.votes.iter().find(|(r, _)| *r == from).map(|(_, v)| *v)

@@ -46,6 +46,14 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// As new, in the same memory.
+    fn renewed(self) -> Slot {
+        let Slot { mut earlier, mut bodies, mut prepares, mut commits, mut vouched, .. } = self;
+        (earlier.clear(), bodies.clear());
+        (prepares.clear(), commits.clear(), vouched.clear());
+        Slot { earlier, bodies, prepares, commits, vouched, ..Slot::default() }
+    }
+
     /// The body with this digest, if it is held.
     pub fn body(&self, digest: Digest) -> Option<&Arc<Batch>> {
         self.bodies.iter().find(|batch| batch.digest() == digest)
@@ -123,7 +131,7 @@ pub struct Log {
     /// Of all bodies that are held.
     bytes: usize,
     /// Entries that are dropped, and not yet freed. A checkpoint interval of them at once would hold up requests for as
-    /// long as it takes to agree on several: each new entry frees two.
+    /// long as it takes to agree on several: each new entry frees one, and takes the place of another.
     dropped: Vec<Slot>,
 }
 
@@ -194,8 +202,8 @@ impl Log {
         assert!(self.in_window(n), "{n} is outside ({}, {}]", self.low(), self.high());
         let index = (n.0 - self.retained.0 - 1) as usize;
         while self.slots.len() <= index {
-            self.dropped.truncate(self.dropped.len().saturating_sub(2));
-            self.slots.push_back(Slot::default());
+            self.slots.push_back(self.dropped.pop().map_or_else(Slot::default, Slot::renewed));
+            self.dropped.pop();
         }
         &mut self.slots[index]
     }
@@ -292,7 +300,13 @@ mod tests {
     fn dropped_entries_are_freed_little_by_little() {
         let mut log = Log::new(8, usize::MAX);
         for n in 1..=100 {
-            log.slot(SeqNum(n));
+            let slot = log.slot(SeqNum(n));
+            assert_eq!(format!("{slot:?}"), format!("{:?}", Slot::default()), "{n}: nothing of an older one is left");
+            slot.prepares.add(crate::types::ReplicaId(1), (View(n), Digest::default()));
+            slot.vouched.add(crate::types::ReplicaId(2), Digest::default());
+            (slot.voted, slot.committed) = (true, Some(Digest::default()));
+            let batch = Arc::new(Batch::new(Choice { time: n, seed: 0 }, vec![]));
+            log.accept(SeqNum(n), View(n), batch);
             assert!(log.dropped.len() <= 6);
             if n % 8 == 0 {
                 assert!(log.dropped.is_empty(), "all are freed before the next checkpoint");

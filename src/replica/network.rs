@@ -165,6 +165,8 @@ pub struct Network {
 
     shared: FrameBuffer,
     own: Vec<FrameBuffer>,
+    reply_frames: FrameBuffer,
+    reply_entries: Vec<ReplyEntry>,
     replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
     announcer: Announcer,
     /// Our key for client endpoints that do not know it.
@@ -218,6 +220,8 @@ impl Network {
             sweep_at: Time::NEVER,
             shared: FrameBuffer::default(),
             own: size.replicas().map(|_| FrameBuffer::default()).collect(),
+            reply_frames: FrameBuffer::default(),
+            reply_entries: Vec::new(),
             replies: BTreeMap::new(),
             announcer: Announcer::new(size.n(), size.others(me).filter(|_| keys.epoch() > 0)),
             told: Vec::new(),
@@ -596,8 +600,7 @@ impl Network {
                 self.rejects.add(Reject::NoAddress, replies.len() as u64);
                 continue;
             };
-            let mut buffer = FrameBuffer::default();
-            let mut entries = Vec::with_capacity(replies.len());
+            let (buffer, entries) = (&mut self.reply_frames, &mut self.reply_entries);
             let mut waiting = replies.drain(..).peekable();
             while let Some((view, entry)) = waiting.next() {
                 let mut len = FRAME_HEAD + REPLIES_HEAD + reply_len(&entry);
@@ -609,7 +612,7 @@ impl Network {
                     len += reply_len(&next);
                     entries.push(next);
                 }
-                if !buffer.push_replies(view, &entries) {
+                if !buffer.push_replies(view, entries) {
                     self.rejects.count(Reject::TooLargeToSend);
                 }
                 entries.clear();

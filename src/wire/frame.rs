@@ -21,6 +21,11 @@ use crate::types::{Digest, Domain, Hasher, View};
 /// Bytes of a frame before its body.
 pub const FRAME_HEAD: usize = 8;
 
+/// Room that is made at a time: a chunk serves many small envelopes, and is used again once they have left.
+const CHUNK: usize = 16 * 1024;
+/// With less left than this a new frame makes room first.
+const ROOM: usize = 512;
+
 /// Frames of one envelope, or of several, being written one behind the other.
 #[derive(Debug, Default)]
 pub struct FrameBuffer {
@@ -71,6 +76,9 @@ impl FrameBuffer {
 
     fn frame(&mut self, kind: u8, body: impl FnOnce(&mut BytesMut)) -> bool {
         let start = self.bytes.len();
+        if self.bytes.capacity() - start < ROOM {
+            self.bytes.reserve(CHUNK);
+        }
         self.bytes.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
         body(&mut self.bytes);
         let len = self.bytes.len() - start - FRAME_HEAD;
