@@ -49,8 +49,11 @@ impl Slot {
     /// As new, in the same memory.
     fn renewed(self) -> Slot {
         let Slot { mut earlier, mut bodies, mut prepares, mut commits, mut vouched, .. } = self;
-        (earlier.clear(), bodies.clear());
-        (prepares.clear(), commits.clear(), vouched.clear());
+        earlier.clear();
+        bodies.clear();
+        prepares.clear();
+        commits.clear();
+        vouched.clear();
         Slot { earlier, bodies, prepares, commits, vouched, ..Slot::default() }
     }
 
