@@ -42,6 +42,8 @@ const KEPT: &[u64] = &[
     300936,
     // A status at the end of 64 bits: no number of a message was bounded but those of views and checkpoints.
     1795654578790068,
+    // A new primary asked for a body that it had to have only the one liar that had vouched for it.
+    1795663816261193,
 ];
 /// At f = 2.
 const KEPT_OF_SEVEN: &[u64] = &[];

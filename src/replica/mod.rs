@@ -71,7 +71,7 @@ impl ReplicaConfig {
 
 /// A replica that did not run for so long is beyond what its log reaches back to under load. What its sockets still hold
 /// takes it nowhere, and costs its neighbours a core for a tenth of a second; what it misses it asks for.
-pub(crate) const STALE_AFTER: Duration = Duration::from_millis(250);
+pub(crate) const STALE_AFTER: Duration = Duration::from_secs(1);
 
 /// How many of its own checkpoints a replica remembers for `status`.
 const ROOTS_KEPT: usize = 16;

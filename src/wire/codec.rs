@@ -84,7 +84,7 @@ pub mod frame_type {
     pub const QUERY_STABLE: u8 = 18;
     /// [`super::Message::StableAnswer`]
     pub const STABLE_ANSWER: u8 = 19;
-    /// [`super::ReplyPack`]
+    /// [`super::super::ReplyPack`]
     pub const REPLIES: u8 = 64;
 }
 

@@ -77,6 +77,19 @@ fn p33_the_bodies_of_what_is_chosen_are_fetched_before_the_new_view_is_announced
 }
 
 #[test]
+fn p33_a_liar_that_vouches_for_what_is_chosen_is_not_the_only_one_asked_for_it() {
+    let chosen = batch(1);
+    let d = chosen.digest();
+    let mut primary = One::new(1);
+    primary.message(2, Message::Committed(Committed { n: SeqNum(1), digest: d }));
+    primary.hears_all(&[prepared(2, 1, d), prepared(3, 1, d)]);
+    primary.pass(ms(100));
+    let of = |m: &Message| matches!(m, Message::FetchBatch(_));
+    let asked: Vec<_> = primary.sent.iter().filter(|(_, m)| of(m)).filter_map(|(to, _)| *to).collect();
+    assert!([0, 2, 3].iter().all(|r| asked.contains(&ReplicaId(*r))), "{asked:?}");
+}
+
+#[test]
 fn p33_who_has_dropped_a_body_sends_the_proof_that_it_is_not_needed() {
     let mut holder = One::new(1);
     for other in [0, 2, 3] {
