@@ -114,12 +114,15 @@ impl Certificate {
         Certificate { rule, entries: vec![None; size.n()], values: Vec::with_capacity(1) }
     }
 
-    /// As new, in the same memory.
-    pub(crate) fn renew(mut self, rule: Rule) -> Certificate {
-        self.rule = rule;
+    /// Forgets everything, results first of all: what waits to be used again holds nothing that nobody counts.
+    pub(crate) fn clear(&mut self) {
         self.entries.fill(None);
         self.values.clear();
-        self
+    }
+
+    /// A cleared one, for another request.
+    pub(crate) fn renew(self, rule: Rule) -> Certificate {
+        Certificate { rule, ..self }
     }
 
     /// Bytes of uncertified results held for `replica`.
@@ -234,14 +237,18 @@ impl Certificate {
         Inserted::Fresh
     }
 
+    /// The fewest replies that can prove a result.
+    fn need(&self) -> usize {
+        match self.rule {
+            Rule::Ordered { weak: true } => self.size().weak_quorum(),
+            Rule::Ordered { weak: false } | Rule::ReadOnly => self.size().quorum(),
+        }
+    }
+
     /// A reply that counts together with enough others.
     fn quorum(&self) -> Option<&Entry> {
         let size = self.size();
-        let least = match self.rule {
-            Rule::Ordered { weak: true } => size.weak_quorum(),
-            Rule::Ordered { weak: false } | Rule::ReadOnly => size.quorum(),
-        };
-        if self.count(|_| true) < least {
+        if self.count(|_| true) < self.need() {
             return None;
         }
         self.entries.iter().flatten().find(|e| {
@@ -326,13 +333,9 @@ impl Certificate {
         let size = self.size();
         let heard = self.entries.iter().flatten().count();
         let matched = self.best();
-        let need = match self.rule {
-            Rule::Ordered { weak: true } => size.weak_quorum(),
-            Rule::Ordered { weak: false } | Rule::ReadOnly => size.quorum(),
-        };
         Tally {
             replicas: size.n(),
-            need,
+            need: self.need(),
             matched,
             differing: heard - matched,
             silent: size.replicas().filter(|&r| self.entry(r).is_none()).collect(),

@@ -448,7 +448,7 @@ impl Endpoint {
     /// The request is over.
     fn finish(&mut self, request: RequestId, result: Result<Bytes, RequestError>, accepted: Option<&Accepted>) {
         self.drop_held(request);
-        let Some(r) = self.requests.remove(request) else { return };
+        let Some(mut r) = self.requests.remove(request) else { return };
         let mut session_id = None;
         if let Some(number) = r.number {
             match r.kind {
@@ -506,6 +506,7 @@ impl Endpoint {
                 });
             }
         }
+        r.certificate.clear();
         self.spare.push(r.certificate);
     }
 }
@@ -639,6 +640,12 @@ impl Endpoint {
     /// Another seed, as another process has.
     pub(super) fn reseed(&mut self, seed: u64) {
         self.random = Random::new(seed);
+    }
+
+    /// Bytes of results in certificates that wait to be used again.
+    pub(super) fn spare_held(&self) -> usize {
+        let of = |c: &Certificate| self.size.replicas().map(|r| c.held(r)).sum::<usize>();
+        self.spare.iter().map(of).sum()
     }
 
     /// Bytes of uncertified results held for `replica`, counted anew and checked against the books.

@@ -516,14 +516,9 @@ impl Agreement {
         }
         // Of what is committed, w at least said so: one of them is correct and has it. What a new view chose a correct
         // replica has too, nobody said who; whoever says that he has it may be lying. Another one each time.
-        let holders: Vec<ReplicaId> = match slot.committed {
-            Some(_) => {
-                let said = slot.vouched.voters(digest).iter().chain(slot.commits.voters((self.view, digest)).iter());
-                said.filter(|r| *r != self.config.me).collect()
-            }
-            None => others.clone(),
-        };
-        let holders = if holders.is_empty() { others } else { holders };
+        let said = slot.vouched.voters(digest).iter().chain(slot.commits.voters((self.view, digest)).iter());
+        let said: Vec<ReplicaId> = said.filter(|r| *r != self.config.me && slot.committed.is_some()).collect();
+        let holders = if said.is_empty() { others } else { said };
         let turn = n.0 as usize + slot.asked;
         let Some(holder) = holders.get(turn % holders.len().max(1)).copied() else { return };
         slot.asked_at = now;

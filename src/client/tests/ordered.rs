@@ -324,6 +324,19 @@ fn p07_who_kept_a_result_back_is_not_waited_for_again() {
 }
 
 #[test]
+fn p44_a_request_that_failed_leaves_no_result_behind() {
+    let mut stage = Stage::new(EndpointConfig { request_timeout: 50 * MS, ..config() });
+    let session = stage.open(1);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    stage.say(3, 0, &[full(1, COMMITTED, &[7; 1_000])]);
+    stage.nothing();
+    stage.pass(100 * MS);
+    assert!(matches!(stage.completion().unwrap().result, Err(RequestError::Timeout { .. })));
+    assert_eq!(stage.endpoint.spare_held(), 0);
+}
+
+#[test]
 fn p07_one_whole_result_and_digests_are_enough_however_large() {
     let mut stage = Stage::new(config());
     let session = stage.open(1);
