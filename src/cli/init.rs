@@ -18,7 +18,7 @@ use crate::limits;
 use crate::runtime::bind::{free_ports, holders};
 use crate::types::ClusterSize;
 
-/// Datagrams of a laboratory on loopback, whose MTU is 64 KiB: two pages, as the kernel charges buffers by the page.
+/// Datagrams of a laboratory on loopback, whose MTU is 64 KiB: a pre-prepare of some hundred requests goes in one.
 const LAB_DATAGRAM_BYTES: usize = 32_768;
 
 /// `castra cluster init`
