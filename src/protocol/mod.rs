@@ -132,11 +132,11 @@ pub struct Peer {
     answered_at: Time,
     /// When we last answered its QUERY-STABLE (P42).
     recovery_answered_at: Time,
-    /// When we last left a view to let it recover (P42 c).
+    /// When we last left a view to let it recover (P42 c, d).
     helped_at: Time,
-    /// N of its last recovery for which we padded, and since when (P42 d).
-    padded_to: SeqNum,
-    padded_at: Time,
+    /// The batch that its last recovery needs ordered, and since when we know (P42 d).
+    needs: SeqNum,
+    needs_since: Time,
     /// Messages above our high watermark (P20).
     ahead: VecDeque<Ordering>,
     /// Bodies sent to it lately.

@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Agreement, Misdeed, Mode, Notice};
+use super::{Agreement, Misdeed, Mode, Notice, Peer};
 use crate::types::{ReplicaId, SeqNum, Time, View};
 use crate::wire::{Message, StableAnswer, Status};
 
@@ -226,36 +226,58 @@ impl Agreement {
         }
     }
 
-    /// As primary: goes on to the first checkpoint at or above N, with null batches if there is nothing else (P42 d);
-    /// for each replica so often, or a liar has us work for nothing.
+    /// `from` waits for the first checkpoint at or above `until`. The primary goes on to there, with null batches if there
+    /// is nothing else (P42 d); the others see to it that it does (P26). Another wish of the same replica is heard only
+    /// after a while, or a liar has us work for nothing.
     fn pad_for(&mut self, from: ReplicaId, until: SeqNum) {
         let farthest = self.log.high().0 + self.config.log_window;
-        if !self.is_primary() || self.views.pending || until.0 > farthest || until <= self.log.low() {
+        if self.views.pending || until.0 > farthest || until <= self.log.low() {
             return;
         }
         let (now, k) = (self.now, self.config.checkpoint_interval);
+        let until = SeqNum(until.0.next_multiple_of(k));
         let peer = self.peers.get_mut(&from).expect("heard");
-        if peer.padded_to != until {
-            if peer.padded_at != Time(0) && now.since(peer.padded_at) < self.config.recover_min {
+        if peer.needs != until {
+            if peer.needs_since != Time(0) && now.since(peer.needs_since) < self.config.recover_min {
                 return;
             }
-            (peer.padded_to, peer.padded_at) = (until, now);
+            (peer.needs, peer.needs_since) = (until, now);
         }
-        self.pad_to = self.pad_to.max(SeqNum(until.0.next_multiple_of(k)));
+        if self.is_primary() {
+            self.pad_to = self.pad_to.max(until);
+        }
+    }
+
+    /// The next batch, if a replica waits for it to recover, and for whose sake no view was left of late.
+    pub(super) fn awaited_by_recovery(&self) -> Option<SeqNum> {
+        let next = self.last_executed.next();
+        let waits = |peer: &Peer| peer.recovering && peer.needs >= next && self.may_help(peer);
+        (next <= self.log.high() && self.peers.values().any(waits)).then_some(next)
+    }
+
+    /// The primary orders nothing for replicas that wait for it: the view is left for the sake of all of them.
+    pub(super) fn leave_for_recovery(&mut self) {
+        let (now, next) = (self.now, self.last_executed.next());
+        for peer in self.peers.values_mut().filter(|peer| peer.recovering && peer.needs >= next) {
+            peer.helped_at = now;
+        }
+        self.start_view_change(self.view.next());
+    }
+
+    /// Whether a view may be left for the sake of this one: now and then, or a liar ends one after the other.
+    fn may_help(&self, peer: &Peer) -> bool {
+        peer.helped_at == Time(0) || self.now.since(peer.helped_at) >= self.config.recover_min
     }
 
     /// P42 c: a recovering replica whose own word, of this life or an earlier one, keeps it out of the present view asks
     /// for a later one, and is helped now and then. (That a peer had told it of that word is not asked for: a liar could
     /// bring it about, and a replica that left a view since would wait for ever.)
     pub(super) fn helps_recovery(&mut self, from: ReplicaId, view: View) -> bool {
-        let (now, recover_min) = (self.now, self.config.recover_min);
-        let Some(peer) = self.peers.get_mut(&from) else { return false };
-        let near = view > self.view && view.0 <= self.view.0 + 2;
-        let due = peer.helped_at == Time(0) || now.since(peer.helped_at) >= recover_min;
-        if near && due && peer.recovering {
-            peer.helped_at = now;
-            return true;
+        let (now, near) = (self.now, view > self.view && view.0 <= self.view.0 + 2);
+        let helps = near && self.peers.get(&from).is_some_and(|peer| peer.recovering && self.may_help(peer));
+        if helps {
+            self.peers.get_mut(&from).expect("just seen").helped_at = now;
         }
-        false
+        helps
     }
 }

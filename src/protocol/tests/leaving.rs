@@ -255,3 +255,18 @@ fn p17_p18_leaving_undoes_what_is_tentative_and_queries_wait_for_it_all_the_same
     }
     assert_eq!(backup.did, [Did::Rollback(2), Did::Committed(2)]);
 }
+
+#[test]
+fn p35_a_primary_that_has_asked_for_a_later_view_is_followed_at_once() {
+    let mut backup = One::new(3);
+    backup.hears(&signed(view_change(1, 1)));
+    assert_eq!(backup.core.view(), View(0), "one backup alone is not");
+    backup.hears(&signed(view_change(0, 5)));
+    assert_eq!(backup.core.view(), View(1), "to the next, whichever it asked for");
+    assert_eq!(backup.left().statement().view, View(1));
+
+    // Nor is one that leads the next view, and leaves it before it began.
+    let mut backup = One::new(3);
+    backup.leave(&[0, 1], 1).hears(&signed(view_change(1, 2)));
+    assert_eq!(backup.core.view(), View(1), "the new-view timer decides (P29)");
+}

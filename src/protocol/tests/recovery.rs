@@ -290,6 +290,66 @@ fn p42_d_the_primary_goes_on_with_null_batches_to_the_first_checkpoint_at_n() {
 }
 
 #[test]
+fn p26_p42_d_a_primary_that_orders_nothing_for_who_recovers_is_left() {
+    const T: Duration = Duration::from_millis(100);
+    const MS: Duration = Duration::from_millis(1);
+    let wants = |until: u64| Message::Status(Status { recovering: true, until: SeqNum(until), ..status(0, 0) });
+    let backup = || One::with(1, |c| c.view_timeout = T);
+    let mut idle = backup();
+    idle.message(3, wants(K)).pass(T - MS);
+    assert_eq!(idle.core.view(), View(0), "it has its time");
+    idle.pass(2 * MS);
+    assert_eq!(idle.core.view(), View(1));
+
+    // Each batch that is ordered gives it time for the next, and the last ends it.
+    let mut served = backup();
+    served.message(3, wants(K - 1));
+    for n in 1..=K {
+        served.pass(T - MS);
+        assert_eq!(served.core.view(), View(0));
+        served.agree(n);
+    }
+    served.pass(10 * T);
+    assert_eq!(served.core.view(), View(0));
+
+    // Nobody can need that; nobody says so any more; nothing fits the window.
+    let mut content = backup();
+    content.message(3, wants(2 * L + K)).pass(2 * T);
+    content.message(3, wants(K)).message(3, Message::Status(status(0, 0))).pass(2 * T);
+    for n in 1..=L {
+        content.agree(n);
+    }
+    content.message(2, wants(2 * L)).pass(2 * T);
+    assert_eq!(content.core.view(), View(0));
+}
+
+#[test]
+fn p26_p42_d_nobody_has_views_left_for_its_sake_one_after_the_other() {
+    let short = Duration::from_millis(100);
+    let mut backup = One::with(3, |c| c.view_timeout = short);
+    let wants = |until: u64| Message::Status(Status { recovering: true, until: SeqNum(until), ..status(0, 0) });
+    backup.message(1, wants(K)).message(2, wants(K)).pass(2 * short);
+    assert_eq!(backup.core.view(), View(1), "for both");
+    backup.follow(1);
+    for _ in 0..48 {
+        backup.message(1, wants(2 * K)).message(2, wants(K)).pass(short);
+    }
+    assert_eq!(backup.core.view(), View(1), "not again within recover_min");
+    backup.message(2, wants(K)).pass(10 * short);
+    assert_eq!(backup.core.view(), View(2));
+}
+
+#[test]
+fn p42_d_who_leads_next_goes_on_with_what_is_still_needed() {
+    let mut next = One::new(1);
+    let wants = Message::Status(Status { recovering: true, until: SeqNum(K), ..status(0, 0) });
+    next.message(3, wants.clone());
+    assert_eq!(next.core.pad_to, SeqNum(0), "the primary's work");
+    next.follow(1).message(3, wants);
+    assert_eq!(next.core.pad_to, SeqNum(K));
+}
+
+#[test]
 fn p42_d_a_null_batch_chooses_nothing() {
     let mut backup = One::with(1, |c| c.check = |_, _| false);
     let null = |choice| PrePrepare { view: View(0), n: SeqNum(1), choice, packs: Vec::new() };

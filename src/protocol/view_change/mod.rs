@@ -327,6 +327,11 @@ impl Agreement {
         {
             return self.start_view_change(target);
         }
+        // P35: it is signed that the primary has left the view, and leads it no more.
+        let primary = size.primary(view);
+        if primary != me && !self.views.pending && highest.get(&primary).is_some_and(|asked| *asked > view) {
+            return self.start_view_change(view.next());
+        }
         self.check_candidates();
         if !self.views.pending || self.view != view {
             return;

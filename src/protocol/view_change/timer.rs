@@ -69,6 +69,8 @@ impl Waiting {
 enum Key {
     Request(Digest),
     PrePrepared(SeqNum),
+    /// Nothing but a replica that needs this batch to recover.
+    Null(SeqNum),
 }
 
 /// The view timer: runs for whatever is oldest, since it became that.
@@ -159,7 +161,8 @@ impl Agreement {
             (view == self.view).then_some((slot.accepted_at, Key::PrePrepared(n)))
         };
         let pre_prepared = ahead.into_iter().find_map(accepted);
-        request.into_iter().chain(pre_prepared).min_by_key(|(at, _)| *at).map(|(_, key)| key)
+        let oldest = request.into_iter().chain(pre_prepared).min_by_key(|(at, _)| *at).map(|(_, key)| key);
+        oldest.or_else(|| self.awaited_by_recovery().map(Key::Null))
     }
 
     /// Starts, moves on or stops the view timer.
@@ -222,6 +225,7 @@ impl Agreement {
         match self.oldest.key {
             Some(Key::Request(digest)) => self.oldest.asked = self.recheck(&digest),
             Some(Key::PrePrepared(_)) => self.start_view_change(self.view.next()),
+            Some(Key::Null(_)) => self.leave_for_recovery(),
             None => {}
         }
     }
