@@ -30,7 +30,7 @@ fn vectors(c: &mut Criterion) {
     let mut group = c.benchmark_group("auth/pack of one request");
     for n in SIZES {
         let parties = Parties::new(n);
-        let seal = |requests| parties.client.seal_pack(requests, false, false);
+        let seal = |mut requests| parties.client.seal_pack(&mut requests, false, false);
         group.bench_function(BenchmarkId::from_parameter(n), |b| {
             b.iter_batched(|| parties.requests(1, 1), seal, BatchSize::SmallInput);
         });
@@ -65,7 +65,7 @@ fn packs(c: &mut Criterion) {
         b.iter_batched(|| replica.clone(), verify, BatchSize::SmallInput);
     });
     c.bench_function("auth/sign a pack", |b| {
-        let sign = |requests| parties.client.seal_pack(requests, false, true);
+        let sign = |mut requests| parties.client.seal_pack(&mut requests, false, true);
         b.iter_batched(|| parties.requests(1, BATCH), sign, BatchSize::SmallInput);
     });
 }

@@ -330,8 +330,13 @@ impl ReplicaSet {
     }
 
     /// The members, in order.
-    pub fn iter(self) -> impl Iterator<Item = ReplicaId> {
-        (0..64).map(ReplicaId).filter(move |&r| self.contains(r))
+    pub fn iter(self) -> impl Iterator<Item = ReplicaId> + Clone {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            let least = (rest != 0).then(|| ReplicaId(rest.trailing_zeros() as u8));
+            rest &= rest.wrapping_sub(1);
+            least
+        })
     }
 }
 

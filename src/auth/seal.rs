@@ -103,12 +103,12 @@ impl Keyring {
         Some((head, body.clone()))
     }
 
-    /// Finishes a pack of this client endpoint, under a vector or, if `signed` or always in signature mode, a signature
+    /// Finishes the pack of this client endpoint that `builder` holds, under a vector or, if `signed` or always in signature mode, a signature
     /// (P2). `full`: every replica is to send whole results (P7).
     ///
     /// # Panics
     /// If the builder is another's, empty, or opens a session unsigned.
-    pub fn seal_pack(&self, builder: PackBuilder, full: bool, signed: bool) -> Pack {
+    pub fn seal_pack(&self, builder: &mut PackBuilder, full: bool, signed: bool) -> Pack {
         let pack = builder.finish(full, |digest, proof| {
             if signed || self.mode == AuthMode::Signature {
                 let signature = self.sign(Domain::Pack, &digest);

@@ -79,7 +79,7 @@ fn pack_of(keys: &Keyring, kind: RequestKind, signed: bool) -> Pack {
     };
     let mut builder = PackBuilder::new(id, endpoint);
     builder.push(&Request { session, t: 3, low: 1, kind, op });
-    keys.seal_pack(builder, false, signed)
+    keys.seal_pack(&mut builder, false, signed)
 }
 
 fn send_pack(from: &Keyring, to: u8, pack: &Pack) -> Bytes {
@@ -542,7 +542,7 @@ fn p44_fragments_of_a_broadcast_carry_each_receivers_own_head() {
             let mut builder = PackBuilder::new(id, endpoint);
             let op = vec![3; 50_000];
             builder.push(&Request { session: SessionId(1), t: 1, low: 0, kind: RequestKind::Ordered, op: &op });
-            from.seal_pack(builder, false, false)
+            from.seal_pack(&mut builder, false, false)
         };
         let message = Message::Relay(pack);
         let frames = frames(std::slice::from_ref(&message));

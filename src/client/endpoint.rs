@@ -3,7 +3,6 @@
 mod replies;
 
 use std::collections::{BTreeMap, VecDeque};
-use std::mem;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -143,7 +142,7 @@ impl Endpoint {
             next_timer: Time::NEVER,
             rtt: Rtt::default(),
             view: View(0),
-            sender: Sender::new(&config, size),
+            sender: Sender::new(&config, &keyring),
             rekeyed: ReplicaSet::EMPTY,
             rekeyed_at: Time(0),
             rekey_due: Time::NEVER,
@@ -534,7 +533,7 @@ impl Endpoint {
 
     /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
-        for request in mem::take(&mut self.first) {
+        for request in self.first.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             if r.kind == RequestKind::ReadOnly && r.number.is_none() {
                 r.number = Some(Number { session: SessionId::NONE, t: self.next_query, low: 0 });
@@ -553,7 +552,7 @@ impl Endpoint {
             };
             self.sender.queue(way, request);
         }
-        for request in mem::take(&mut self.again) {
+        for request in self.again.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             r.retransmissions += 1;
             self.sender.queue(if r.kind == RequestKind::ReadOnly { Way::QueryAgain } else { Way::Again }, request);
@@ -588,7 +587,7 @@ impl Endpoint {
 
     /// What could not be sent at once waits until its deadline.
     fn start_waiting(&mut self) {
-        for request in mem::take(&mut self.handed_in) {
+        for request in self.handed_in.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             if r.due == Time::NEVER {
                 r.due = r.deadline;

@@ -83,6 +83,7 @@ pub(crate) struct Sender {
     pace_bytes: usize,
     pace_interval: Duration,
     queues: [Vec<RequestId>; WAYS.len()],
+    builder: PackBuilder,
     next_message: u64,
     /// Fragments, in order; per receiver at most `pace_bytes` leave per `pace_interval`.
     paced: VecDeque<(ReplicaId, Outgoing)>,
@@ -101,7 +102,9 @@ impl Sender {
     /// has completed, and its replies may be what was lost.
     const REPEATS: u32 = 4;
 
-    pub(crate) fn new(config: &EndpointConfig, size: ClusterSize) -> Sender {
+    pub(crate) fn new(config: &EndpointConfig, keyring: &Keyring) -> Sender {
+        let Principal::Client(client, endpoint) = keyring.me() else { panic!("a client's keyring") };
+        let size = keyring.size();
         Sender {
             size,
             datagram_max: config.datagram_max,
@@ -109,6 +112,7 @@ impl Sender {
             pace_bytes: config.pace_bytes,
             pace_interval: config.pace_interval,
             queues: Default::default(),
+            builder: PackBuilder::new(client, endpoint),
             next_message: 1,
             paced: VecDeque::new(),
             backlog: vec![0; size.n()],
@@ -169,27 +173,25 @@ impl Sender {
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) {
-        let Principal::Client(client, endpoint) = keyring.me() else { panic!("a client's keyring") };
         let signed = way.is_signed() || !self.introduced && keyring.cluster().clients == Clients::Open;
         let proof = if signed { 2 + 2 * SIGNATURE } else { 3 + MAC * self.size.n() };
         let target = self.inline_max.min(self.datagram_max - HEADER - MAC) - proof;
-        let mut builder = PackBuilder::new(client, endpoint);
         let mut start = 0;
         for (i, &id) in queued.iter().enumerate() {
             let Some((r, number)) = requests.get(id).and_then(|r| Some((r, r.number?))) else { continue };
             let (session, t, low) = (number.session, number.t, number.low);
             let request = Request { session, t, low, kind: r.kind, op: &r.op };
+            let builder = &self.builder;
             let fits = builder.bytes() + REQUEST_HEAD + r.op.len() <= target && builder.accepts(&request);
             if !builder.is_empty() && !fits {
-                let full = mem::replace(&mut builder, PackBuilder::new(client, endpoint));
-                self.ship(way, signed, full, &queued[start..i], primary, keyring, requests, outbox);
+                self.ship(way, signed, &queued[start..i], primary, keyring, requests, outbox);
                 start = i;
             }
             let Some(r) = requests.get(id) else { continue };
-            builder.push(&Request { session, t, low, kind: r.kind, op: &r.op });
+            self.builder.push(&Request { session, t, low, kind: r.kind, op: &r.op });
         }
-        if !builder.is_empty() {
-            self.ship(way, signed, builder, &queued[start..], primary, keyring, requests, outbox);
+        if !self.builder.is_empty() {
+            self.ship(way, signed, &queued[start..], primary, keyring, requests, outbox);
         }
         self.introduced |= signed;
     }
@@ -199,31 +201,30 @@ impl Sender {
         &mut self,
         way: Way,
         signed: bool,
-        builder: PackBuilder,
         ids: &[RequestId],
         primary: ReplicaId,
         keyring: &Keyring,
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) {
-        let pack = keyring.seal_pack(builder, way.wants_whole(), signed);
+        let pack = keyring.seal_pack(&mut self.builder, way.wants_whole(), signed);
         self.packs_out += 1;
         let body = pack.encoded();
         let to_primary = way.is_to_primary() && body.len() <= self.inline_max;
-        let heads: Vec<(Principal, Head)> = self
-            .size
-            .replicas()
-            .filter(|&r| !to_primary || r == primary)
-            .map(|r| (Principal::Replica(r), keyring.seal_pack_hop(r, &pack)))
-            .collect();
+        let receivers = self.size.replicas().filter(|&r| !to_primary || r == primary);
         let len = body.len() + HEADER + MAC;
         if len <= self.datagram_max {
-            outbox.extend(
-                heads.into_iter().filter_map(|(to, head)| {
-                    Some(Outgoing { to: Peer::Replica(replica(to)?), head, body: body.clone() })
-                }),
-            );
-        } else if let (true, [id]) = (way.is_again(), ids)
+            outbox.extend(receivers.map(|r| Outgoing {
+                to: Peer::Replica(r),
+                head: keyring.seal_pack_hop(r, &pack),
+                body: body.clone(),
+            }));
+            self.sent.extend(ids.iter().map(|&id| (id, Duration::ZERO)));
+            return;
+        }
+        let heads: Vec<(Principal, Head)> =
+            receivers.map(|r| (Principal::Replica(r), keyring.seal_pack_hop(r, &pack))).collect();
+        if let (true, [id]) = (way.is_again(), ids)
             && let Some(r) = requests.get_mut(*id)
         {
             // Who answered has had it all: only a new number makes it answer again.
@@ -238,7 +239,6 @@ impl Sender {
             self.cut(keyring, fresh, &heads, body);
         }
         let after = self.drain_time();
-        let after = if len <= self.datagram_max { Duration::ZERO } else { after };
         self.sent.extend(ids.iter().map(|&id| (id, after)));
     }
 

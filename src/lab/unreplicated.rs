@@ -173,6 +173,8 @@ const LOST: Duration = Duration::from_millis(100);
 
 struct Endpoint {
     keyring: Keyring,
+    builder: PackBuilder,
+    batch: Vec<Outgoing>,
     transport: Udp,
     /// When each request left, from number `first` on; `None` once it is answered.
     sent: VecDeque<Option<Time>>,
@@ -185,25 +187,24 @@ struct Endpoint {
 impl Endpoint {
     /// The requests with these numbers, in as few packs as datagrams take.
     fn send(&mut self, op: &[u8], numbers: impl Iterator<Item = u64>) {
-        let Principal::Client(client, endpoint) = self.keyring.me() else { unreachable!("a client's keyring") };
-        let empty = || PackBuilder::new(client, endpoint);
-        let (mut builder, mut packs) = (empty(), Vec::new());
+        let Endpoint { keyring, builder, batch, .. } = self;
+        let seal = |builder: &mut PackBuilder| {
+            let pack = keyring.seal_pack(builder, false, false);
+            let head = keyring.seal_pack_hop(SERVER, &pack);
+            Outgoing { to: Peer::Replica(SERVER), head, body: pack.encoded().clone() }
+        };
         for t in numbers {
             let request = Request { session: SESSION, t, low: self.first, kind: RequestKind::Ordered, op };
             let full = builder.bytes() + REQUEST_ROOM + op.len() + PACK_ROOM > DATAGRAM || !builder.accepts(&request);
             if full && !builder.is_empty() {
-                packs.push(std::mem::replace(&mut builder, empty()));
+                batch.push(seal(builder));
             }
             builder.push(&request);
         }
-        packs.extend((!builder.is_empty()).then_some(builder));
-        let seal = |builder| {
-            let pack = self.keyring.seal_pack(builder, false, false);
-            let head = self.keyring.seal_pack_hop(SERVER, &pack);
-            Outgoing { to: Peer::Replica(SERVER), head, body: pack.encoded().clone() }
-        };
-        let mut batch: Vec<Outgoing> = packs.into_iter().map(seal).collect();
-        self.transport.send(&mut batch);
+        if !builder.is_empty() {
+            batch.push(seal(builder));
+        }
+        self.transport.send(batch);
     }
 
     /// Takes what is answered in `datagram`: when each of them left, and the lengths of the results.
@@ -242,8 +243,11 @@ pub fn work(
         let (transport, _) = Udp::open(Bound::bind(udp)?, backend)?;
         let keyring = Keyring::client(&identity(0), EndpointId(clock.now().0 + id), keys(), AuthMode::Mac);
         let keyring = keyring.expect("keys that fit");
+        let Principal::Client(client, endpoint) = keyring.me() else { unreachable!("a client's keyring") };
         endpoints.push(Endpoint {
             keyring,
+            builder: PackBuilder::new(client, endpoint),
+            batch: Vec::new(),
             transport,
             sent: VecDeque::new(),
             first: 1,
@@ -340,7 +344,7 @@ mod tests {
             let op = &Null::op(4, 5_000);
             builder.push(&Request { session: SESSION, t, low: 1, kind: RequestKind::Ordered, op });
         }
-        let pack = client.seal_pack(builder, false, false);
+        let pack = client.seal_pack(&mut builder, false, false);
         let bytes = [client.seal_pack_hop(SERVER, &pack).as_slice(), pack.encoded()].concat();
         let from = Peer::Address(SocketAddr::from((Ipv4Addr::LOCALHOST, 9)));
         let mut ask = |bytes: Vec<u8>| {

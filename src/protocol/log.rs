@@ -103,8 +103,8 @@ impl Slot {
     pub fn leave_view(&mut self) {
         self.candidate = None;
         self.chosen = None;
-        self.prepares = Certificate::default();
-        self.commits = Certificate::default();
+        self.prepares.clear();
+        self.commits.clear();
         self.voted = false;
         self.commit_sent = false;
         self.sent_at = Time(0);
@@ -133,16 +133,19 @@ pub struct Log {
     slots: VecDeque<Slot>,
     /// Of all bodies that are held.
     bytes: usize,
-    /// Entries that are dropped, and not yet freed. A checkpoint interval of them at once would hold up requests for as
-    /// long as it takes to agree on several: each new entry frees one, and takes the place of another.
+    /// Entries that are dropped, and what they hold not yet freed. A checkpoint interval of them at once would hold up
+    /// requests for as long as it takes to agree on several: each new entry frees what two of them hold.
     dropped: Vec<Slot>,
+    /// Their memory, for new entries: never more than there were at a time.
+    spare: Vec<Slot>,
 }
 
 impl Log {
     /// An empty log above the initial state. Stable entries are kept for peers while it holds no more than `bytes_max`.
     pub fn new(window: u64, bytes_max: usize) -> Log {
         let (retained, stable) = (SeqNum(0), SeqNum(0));
-        Log { retained, stable, window, bytes_max, slots: VecDeque::new(), bytes: 0, dropped: Vec::new() }
+        let (dropped, spare) = (Vec::new(), Vec::new());
+        Log { retained, stable, window, bytes_max, slots: VecDeque::new(), bytes: 0, dropped, spare }
     }
 
     /// Bytes of all bodies that are held.
@@ -205,8 +208,10 @@ impl Log {
         assert!(self.in_window(n), "{n} is outside ({}, {}]", self.low(), self.high());
         let index = (n.0 - self.retained.0 - 1) as usize;
         while self.slots.len() <= index {
-            self.slots.push_back(self.dropped.pop().map_or_else(Slot::default, Slot::renewed));
-            self.dropped.pop();
+            for _ in 0..2 {
+                self.spare.extend(self.dropped.pop().map(Slot::renewed));
+            }
+            self.slots.push_back(self.spare.pop().unwrap_or_default());
         }
         &mut self.slots[index]
     }

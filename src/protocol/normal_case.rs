@@ -409,11 +409,11 @@ impl Agreement {
     /// Sends the COMMITs that wait for a ride (P52).
     pub(super) fn flush_commits(&mut self) {
         self.held_until = Time::NEVER;
-        for vote in std::mem::take(&mut self.held_commits) {
+        for vote in self.held_commits.drain(..) {
             if let Some(slot) = self.log.get_mut(vote.n) {
                 slot.sent_at = self.now;
             }
-            self.broadcast(Message::Commit(vote));
+            self.actions.push_back(Action::Broadcast(Message::Commit(vote)));
         }
     }
 

@@ -233,9 +233,11 @@ impl<S: Service> Replica<S> {
             if let Some(action) = self.agreement.poll_action() {
                 self.act(action);
             } else if !self.outputs.is_empty() {
-                for output in std::mem::take(&mut self.outputs) {
+                let mut outputs = std::mem::take(&mut self.outputs);
+                for output in outputs.drain(..) {
                     self.emit(output);
                 }
+                self.outputs = outputs;
             } else {
                 return;
             }
@@ -339,7 +341,8 @@ impl<S: Service> Replica<S> {
             return;
         }
         self.checkpointer.step(self.now, slice, &mut self.findings);
-        for finding in std::mem::take(&mut self.findings) {
+        let mut findings = std::mem::take(&mut self.findings);
+        for finding in findings.drain(..) {
             match finding {
                 Finding::Claim(claim) => self.agreement.handle(self.now, Event::Claim(claim)),
                 Finding::Root(n, root) => self.note_root(n, root),
@@ -357,6 +360,7 @@ impl<S: Service> Replica<S> {
                 Finding::Done(pages) => self.executor.state_mut().give_back(pages),
             }
         }
+        self.findings = findings;
         self.pump();
     }
 }

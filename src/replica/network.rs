@@ -33,7 +33,7 @@ use crate::auth::{AuthMode, Keyring, Learned, Opened, Part, Principal, Reject, R
 use crate::execution::Reply;
 use crate::limits;
 use crate::transport::{Datagram, Head, Outgoing, Peer};
-use crate::types::{ClientId, ClusterSize, EndpointId, ReplicaId, Time, View};
+use crate::types::{ClientId, ClusterSize, EndpointId, ReplicaId, ReplicaSet, Time, View};
 use crate::wire::fragment::{Assembled, ReassemblyLimits};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
@@ -629,13 +629,14 @@ impl Network {
                     None => self.rejects.count(Reject::NoAddress),
                 }
             }
+            self.reply_frames.reuse(frames);
         }
     }
 
     fn flush_envelopes(&mut self, now: Time, out: &mut Vec<Outgoing>) {
         let shared = self.shared.take();
         let body_max = self.body_max();
-        let mut shared_to: Vec<ReplicaId> = self.size.others(self.me).collect();
+        let mut shared_to: ReplicaSet = self.size.others(self.me).collect();
         for id in self.size.others(self.me) {
             if self.own[usize::from(id.0)].is_empty() {
                 continue;
@@ -649,34 +650,37 @@ impl Network {
                 && shared.len() + own.len() <= limits::FRAMES_MAX;
             let seal = |parts: &[Part<'_>]| self.keys.seal(to, parts).expect("another replica");
             if together {
-                shared_to.retain(|&other| other != id);
+                shared_to.remove(id);
                 let head = seal(&[(&shared, 0..shared.len()), (&own, 0..own.len())]);
                 let mut body = BytesMut::with_capacity(bytes);
                 body.extend_from_slice(shared.bytes());
                 body.extend_from_slice(own.bytes());
                 self.emit(now, &[(to, head)], peer_of, body.freeze(), out);
+                self.own[usize::from(id.0)].reuse(own);
                 continue;
             }
             for run in own.runs(body_max) {
                 let head = self.keys.seal(to, &[(&own, run.clone())]).expect("another replica");
                 self.emit(now, &[(to, head)], peer_of, own.slice(run), out);
             }
+            self.own[usize::from(id.0)].reuse(own);
         }
         for run in shared.runs(body_max) {
-            self.emit_shared(now, &shared_to, &shared, run, out);
+            self.emit_shared(now, shared_to, &shared, run, out);
         }
+        self.shared.reuse(shared);
     }
 
     fn emit_shared(
         &mut self,
         now: Time,
-        to: &[ReplicaId],
+        to: ReplicaSet,
         frames: &Frames,
         run: Range<usize>,
         out: &mut Vec<Outgoing>,
     ) {
         let mut heads = std::mem::take(&mut self.heads);
-        self.keys.seal_broadcast(to.iter().copied(), &[(frames, run.clone())], &mut heads);
+        self.keys.seal_broadcast(to.iter(), &[(frames, run.clone())], &mut heads);
         self.emit(now, &heads, peer_of, frames.slice(run), out);
         heads.clear();
         self.heads = heads;

@@ -101,6 +101,14 @@ impl FrameBuffer {
         }
         Frames { bytes, frames }
     }
+
+    /// Gives back what [`take`](Self::take) gave, for its room.
+    pub fn reuse(&mut self, taken: Frames) {
+        if self.frames.is_empty() {
+            self.frames = taken.frames;
+            self.frames.clear();
+        }
+    }
 }
 
 fn body_digest(body: &[u8]) -> Digest {

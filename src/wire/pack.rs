@@ -10,6 +10,7 @@
 //! Integers are little-endian; nothing is aligned.
 
 use std::fmt;
+use std::mem::take;
 
 use bytes::{Bytes, BytesMut};
 
@@ -272,11 +273,12 @@ impl<'a> Iterator for Requests<'a> {
 
 impl ExactSizeIterator for Requests<'_> {}
 
-/// A pack in the making. `auth` adds the proof: see `auth::Keyring::seal_pack`.
+/// Packs in the making, one after the other. `auth` adds the proof: see `auth::Keyring::seal_pack`.
 #[derive(Clone, Debug)]
 pub struct PackBuilder {
     client: ClientId,
     endpoint: EndpointId,
+    /// Of the present pack. The room behind it is the next one's.
     body: BytesMut,
     count: usize,
     read_only: bool,
@@ -286,21 +288,31 @@ pub struct PackBuilder {
 impl PackBuilder {
     /// An empty pack of this client endpoint.
     pub fn new(client: ClientId, endpoint: EndpointId) -> PackBuilder {
-        let mut body = BytesMut::with_capacity(512);
-        body.extend_from_slice(&client.0.to_le_bytes());
-        body.extend_from_slice(&endpoint.0.to_le_bytes());
-        body.extend_from_slice(&[0; 8]);
-        PackBuilder { client, endpoint, body, count: 0, read_only: false, opens: false }
+        PackBuilder { client, endpoint, body: BytesMut::new(), count: 0, read_only: false, opens: false }
+    }
+
+    fn begin(&mut self) {
+        if self.body.capacity() < Self::ROOM {
+            self.body.reserve(Self::CHUNK);
+        }
+        self.body.extend_from_slice(&self.client.0.to_le_bytes());
+        self.body.extend_from_slice(&self.endpoint.0.to_le_bytes());
+        self.body.extend_from_slice(&[0; 8]);
     }
 
     /// Whether `request` can be pushed: the pack has room, and its requests are of the same order (read-only or not).
     pub fn accepts(&self, request: &Request<'_>) -> bool {
-        let bytes = self.body.len() + REQUEST_HEAD + request.op.len() + Self::TAIL_MAX;
+        let bytes = self.bytes() + REQUEST_HEAD + request.op.len() + Self::TAIL_MAX;
         let same = self.count == 0 || self.read_only == (request.kind == RequestKind::ReadOnly);
         self.count < limits::PACK_REQUESTS_MAX && bytes <= limits::MESSAGE_MAX / 2 && same && request.check().is_ok()
     }
 
     const TAIL_MAX: usize = 1 + 2 + 8 * limits::REPLICAS_MAX;
+
+    /// Room that is made at a time: for many small packs, and used again once they are gone.
+    const CHUNK: usize = 16 * 1024;
+    /// With less left than this a new pack makes room first.
+    const ROOM: usize = 512;
 
     /// Appends a request.
     ///
@@ -308,6 +320,9 @@ impl PackBuilder {
     /// If it is not [accepted](Self::accepts).
     pub fn push(&mut self, request: &Request<'_>) -> &mut PackBuilder {
         assert!(self.accepts(request), "a request that its pack cannot take: {:?} t = {}", request.kind, request.t);
+        if self.is_empty() {
+            self.begin();
+        }
         for field in [request.session.0, request.t, request.low] {
             self.body.extend_from_slice(&field.to_le_bytes());
         }
@@ -332,14 +347,14 @@ impl PackBuilder {
 
     /// Bytes of the body so far.
     pub fn bytes(&self) -> usize {
-        self.body.len()
+        self.body.len().max(BODY_HEAD)
     }
 
-    /// The pack. `prove` is given its digest and appends the proof.
+    /// The pack; the next one is empty. `prove` is given its digest and appends the proof.
     ///
     /// # Panics
     /// If there is no request in it.
-    pub fn finish(mut self, full: bool, prove: impl FnOnce(Digest, &mut ProofWriter<'_>)) -> Pack {
+    pub fn finish(&mut self, full: bool, prove: impl FnOnce(Digest, &mut ProofWriter<'_>)) -> Pack {
         assert!(self.count > 0, "a pack holds at least one request");
         let body_len = self.body.len();
         self.body[16..18].copy_from_slice(&(self.count as u16).to_le_bytes());
@@ -349,8 +364,10 @@ impl PackBuilder {
         let mut writer = ProofWriter { body: &mut self.body, written: false };
         prove(digest, &mut writer);
         assert!(writer.written, "a pack carries a proof");
-        let PackBuilder { client, endpoint, body, count, read_only, opens } = self;
-        Pack { encoded: body.freeze(), client, endpoint, count, body_len, read_only, opens, digest }
+        let encoded = self.body.split().freeze();
+        let (count, read_only, opens) = (take(&mut self.count), take(&mut self.read_only), take(&mut self.opens));
+        let (client, endpoint) = (self.client, self.endpoint);
+        Pack { encoded, client, endpoint, count, body_len, read_only, opens, digest }
     }
 }
 

@@ -502,13 +502,13 @@ impl<'a> Record<'a> {
             return None;
         }
         if signed || opens && spoiled % 16 != 1 {
-            return Some(keys.seal_pack(builder, full, true));
+            return Some(keys.seal_pack(&mut builder, full, true));
         }
         if opens {
             // Unsigned, which no correct client's is.
             return Some(builder.finish(full, |_, writer| writer.write(Proof::Vector(&[[0; 8]; 4]))));
         }
-        let good = keys.seal_pack(builder.clone(), full, false);
+        let good = keys.seal_pack(&mut builder.clone(), full, false);
         let Proof::Vector(entries) = good.proof() else { return Some(good) };
         let mut entries = entries.to_vec();
         for (i, entry) in entries.iter_mut().enumerate() {

@@ -197,7 +197,9 @@ impl Agreement {
     /// T (P26); doubled for every view that failed, as the new-view timer is (P29), or a network slower than T would
     /// see views end for ever.
     fn patience(&mut self) -> Duration {
-        let mut recent: Vec<Duration> = self.oldest.recent.iter().copied().collect();
+        let mut recent = [Duration::ZERO; SAMPLES];
+        let recent = &mut recent[..self.oldest.recent.len()];
+        recent.iter_mut().zip(&self.oldest.recent).for_each(|(to, from)| *to = *from);
         recent.sort_unstable();
         self.oldest.median = recent.get(recent.len() / 2).copied().unwrap_or_default();
         let patience = self.config.view_timeout.max((4 * self.oldest.median).min(PATIENCE_MAX));

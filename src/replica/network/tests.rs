@@ -49,7 +49,7 @@ fn pack(keys: &Keyring, kind: RequestKind, t: u64, op: &[u8], signed: bool) -> P
     let mut builder = PackBuilder::new(id, endpoint);
     let session = if kind == RequestKind::ReadOnly { SessionId::NONE } else { SessionId(9) };
     builder.push(&Request { session, t, low: 0, kind, op });
-    keys.seal_pack(builder, false, signed)
+    keys.seal_pack(&mut builder, false, signed)
 }
 
 fn pack_datagram(keys: &Keyring, to: u8, pack: &Pack, port: u16) -> Datagram {
