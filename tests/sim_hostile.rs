@@ -44,6 +44,8 @@ const KEPT: &[u64] = &[
     1795654578790068,
     // A new primary asked for a body that it had to have only the one liar that had vouched for it.
     1795663816261193,
+    // A primary had left its view alone while nobody else waited for anything, and who recovered needed null batches.
+    605901,
 ];
 /// At f = 2.
 const KEPT_OF_SEVEN: &[u64] = &[];

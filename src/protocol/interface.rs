@@ -13,9 +13,9 @@ pub enum Event {
     /// An authentic message from a replica. A pre-prepare comes as [`Event::PrePrepare`] and a checkpoint as
     /// [`Event::Claim`]; of both the proofs that they carry need a look below.
     Message(Verified<Message>),
-    /// An authentic pre-prepare and, for each of its packs in order, whether the pack's own proof is valid for this
-    /// replica (P12). Packs named by digest count as false.
-    PrePrepare(Verified<Message>, Vec<bool>),
+    /// An authentic pre-prepare and the digests of those of its inline packs whose own proof is not good for this
+    /// replica (P12).
+    PrePrepare(Verified<Message>, Vec<Digest>),
     /// A statement whose signatures are good: a checkpoint, view-change or new-view of anyone; the replica's own too.
     Claim(Verified<Claim>),
     /// Nothing in the pack of [`Action::Recheck`] with this digest, or of a signed request, would execute any more.

@@ -119,8 +119,8 @@ pub struct Candidate {
     pub pre_prepare: PrePrepare,
     /// Its digest d.
     pub digest: Digest,
-    /// Per pack: its own proof is good for us.
-    pub authentic: Vec<bool>,
+    /// Its inline packs whose own proof is not good for us.
+    pub unproven: Vec<Digest>,
 }
 
 /// The slots. `retained < n <= stable` are kept for peers; `stable < n <= stable + window` are the log proper.

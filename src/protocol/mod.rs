@@ -155,7 +155,7 @@ impl Peer {
 /// A message that orders, and has a place in the log.
 #[derive(Clone, Debug)]
 enum Ordering {
-    PrePrepare(PrePrepare, Vec<bool>),
+    PrePrepare(PrePrepare, Vec<Digest>),
     Prepare(Vote),
     Commit(Vote),
 }
@@ -333,12 +333,10 @@ impl Agreement {
             Event::Transferred(n) => self.on_transferred(n),
             Event::Fetched => self.on_fetched(),
             Event::Absent(n) => self.on_absent(n),
-            Event::PrePrepare(message, authentic) => {
+            Event::PrePrepare(message, unproven) => {
                 let Some(from) = self.hear(&message) else { return };
                 match message.into_inner() {
-                    Message::PrePrepare(pre_prepare) => {
-                        self.receive(from, Ordering::PrePrepare(pre_prepare, authentic))
-                    }
+                    Message::PrePrepare(pre_prepare) => self.receive(from, Ordering::PrePrepare(pre_prepare, unproven)),
                     other => unreachable!("the network role sends only pre-prepares this way, not {other:?}"),
                 }
             }
@@ -434,7 +432,7 @@ impl Agreement {
             self.counters.other_view += 1;
         } else if self.log.in_window(n) {
             match message {
-                Ordering::PrePrepare(pre_prepare, authentic) => self.on_pre_prepare(from, pre_prepare, authentic),
+                Ordering::PrePrepare(pre_prepare, unproven) => self.on_pre_prepare(from, pre_prepare, unproven),
                 Ordering::Prepare(vote) => self.on_prepare(from, vote),
                 Ordering::Commit(vote) => self.on_commit(from, vote),
             }

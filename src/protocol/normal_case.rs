@@ -62,12 +62,10 @@ impl Agreement {
     fn vouch_for(&mut self, digest: &Digest) -> bool {
         let mut found = false;
         for slot in self.log.iter_mut() {
-            let Some(candidate) = &mut slot.candidate else { continue };
-            for (proposed, authentic) in candidate.pre_prepare.packs.iter().zip(&mut candidate.authentic) {
-                if !*authentic && matches!(proposed, Proposed::Inline(pack) if pack.digest() == *digest) {
-                    (*authentic, found) = (true, true);
-                }
-            }
+            let Some(Candidate { unproven, .. }) = &mut slot.candidate else { continue };
+            let before = unproven.len();
+            unproven.retain(|d| d != digest);
+            found |= unproven.len() < before;
         }
         found
     }
@@ -155,8 +153,8 @@ impl Agreement {
 
     // ---- pre-prepare ----------------------------------------------------------------------------------------------
 
-    /// P12, P35. `authentic[i]`: the proof of inline pack i is good for us.
-    pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, pre_prepare: PrePrepare, authentic: Vec<bool>) {
+    /// P12, P35. `unproven`: the inline packs whose own proof is not good for us.
+    pub(super) fn on_pre_prepare(&mut self, from: ReplicaId, pre_prepare: PrePrepare, mut unproven: Vec<Digest>) {
         let n = pre_prepare.n;
         if from != self.primary() {
             self.counters.not_entitled += 1;
@@ -184,11 +182,10 @@ impl Agreement {
             Some(_) if known.is_some() => {}
             Some(_) | None => {
                 // A copy that came again may carry a proof that the first one lacked.
-                let authentic = match &slot.candidate {
-                    Some(first) => first.authentic.iter().zip(&authentic).map(|(a, b)| *a || *b).collect(),
-                    None => authentic,
-                };
-                slot.candidate = Some(Candidate { pre_prepare, digest, authentic });
+                if let Some(first) = &slot.candidate {
+                    unproven.retain(|digest| first.unproven.contains(digest));
+                }
+                slot.candidate = Some(Candidate { pre_prepare, digest, unproven });
                 self.try_accept(n);
             }
         }
@@ -216,13 +213,10 @@ impl Agreement {
         }
         let mut packs = Vec::with_capacity(candidate.pre_prepare.packs.len());
         let mut missing = Vec::new();
-        let mut all_authentic = true;
-        for (proposed, authentic) in candidate.pre_prepare.packs.iter().zip(&candidate.authentic) {
+        let mut all_authentic = candidate.unproven.is_empty();
+        for proposed in &candidate.pre_prepare.packs {
             match proposed {
-                Proposed::Inline(pack) => {
-                    all_authentic &= authentic;
-                    packs.push(pack.clone());
-                }
+                Proposed::Inline(pack) => packs.push(pack.clone()),
                 Proposed::ByDigest(digest) => match self.bodies.get(digest) {
                     Some((pack, authentic)) => {
                         all_authentic &= authentic;

@@ -202,8 +202,8 @@ impl<S: Service> Replica<S> {
         let (now, view) = (self.now, self.agreement.view());
         match inbound {
             Inbound::Message(message) => self.agreement.handle(now, Event::Message(message)),
-            Inbound::PrePrepare(message, authentic) => {
-                self.agreement.handle(now, Event::PrePrepare(message, authentic));
+            Inbound::PrePrepare(message, unproven) => {
+                self.agreement.handle(now, Event::PrePrepare(message, unproven));
             }
             Inbound::Claim(from, claim) => self.checkpointer.handle(Task::Claim(from, claim)),
             Inbound::Transfer(message) => self.checkpointer.handle(Task::Message(message)),

@@ -33,7 +33,7 @@ use crate::auth::{AuthMode, Keyring, Learned, Opened, Part, Principal, Reject, R
 use crate::execution::Reply;
 use crate::limits;
 use crate::transport::{Datagram, Head, Outgoing, Peer};
-use crate::types::{ClientId, ClusterSize, EndpointId, ReplicaId, ReplicaSet, Time, View};
+use crate::types::{ClientId, ClusterSize, Digest, EndpointId, ReplicaId, ReplicaSet, Time, View};
 use crate::wire::fragment::{Assembled, ReassemblyLimits};
 use crate::wire::frame::FRAME_HEAD;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
@@ -112,9 +112,8 @@ impl NetworkConfig {
 pub enum Inbound {
     /// A replica's message; neither pre-prepare, nor checkpoint, nor a pack.
     Message(Verified<Message>),
-    /// A pre-prepare and, for each of its packs in order, whether the pack's own proof is good for this replica (P12).
-    /// Packs named by digest count as false.
-    PrePrepare(Verified<Message>, Vec<bool>),
+    /// A pre-prepare and the digests of those of its inline packs whose own proof is not good for this replica (P12).
+    PrePrepare(Verified<Message>, Vec<Digest>),
     /// A FETCH-STATE or STATE, for the checkpoint role.
     Transfer(Verified<Message>),
     /// A checkpoint that someone claims to have signed: the checkpoint role checks the signature, off this path.
@@ -407,12 +406,12 @@ impl Network {
         let Some(from) = message.replica() else { return self.rejects.count(Reject::WrongRole) };
         match message.get() {
             Message::PrePrepare(pre_prepare) => {
-                let authentic = pre_prepare.packs.iter().map(|proposed| match proposed {
-                    Proposed::Inline(pack) => self.verify_relayed(now, from, pack).is_ok(),
-                    Proposed::ByDigest(_) => false,
+                let unproven = pre_prepare.packs.iter().filter_map(|proposed| match proposed {
+                    Proposed::Inline(pack) => self.verify_relayed(now, from, pack).is_err().then(|| pack.digest()),
+                    Proposed::ByDigest(_) => None,
                 });
-                let authentic = authentic.collect();
-                inbound.push(Inbound::PrePrepare(message, authentic));
+                let unproven = unproven.collect();
+                inbound.push(Inbound::PrePrepare(message, unproven));
             }
             Message::Checkpoint(checkpoint) => inbound.push(Inbound::Claim(from, Claim::Checkpoint(*checkpoint))),
             Message::Stable(proof) => inbound.push(Inbound::Claim(from, Claim::Stable(proof.clone()))),
@@ -671,14 +670,7 @@ impl Network {
         self.shared.reuse(shared);
     }
 
-    fn emit_shared(
-        &mut self,
-        now: Time,
-        to: ReplicaSet,
-        frames: &Frames,
-        run: Range<usize>,
-        out: &mut Vec<Outgoing>,
-    ) {
+    fn emit_shared(&mut self, now: Time, to: ReplicaSet, frames: &Frames, run: Range<usize>, out: &mut Vec<Outgoing>) {
         let mut heads = std::mem::take(&mut self.heads);
         self.keys.seal_broadcast(to.iter(), &[(frames, run.clone())], &mut heads);
         self.emit(now, &heads, peer_of, frames.slice(run), out);

@@ -239,6 +239,35 @@ pub fn frame_type_of(message: &Message) -> u8 {
 }
 
 /// Appends the body of the frame that carries `message`.
+/// Bytes of what is large in a message's body.
+pub(super) fn bulk_of(message: &Message) -> usize {
+    let proposed = |proposed: &Proposed| match proposed {
+        Proposed::Inline(pack) => 8 + pack.encoded().len(),
+        Proposed::ByDigest(_) => 8 + 32,
+    };
+    match message {
+        Message::PrePrepare(m) => m.packs.iter().map(proposed).sum(),
+        Message::Batch(_, batch) => batch.packs().iter().map(|pack| 8 + pack.encoded().len()).sum(),
+        Message::Relay(pack) => pack.encoded().len(),
+        Message::ViewChange(signed) => signed.encoded().len(),
+        Message::NewView(signed) => signed.encoded().len(),
+        Message::Prepare(_)
+        | Message::Commit(_)
+        | Message::Committed(_)
+        | Message::Checkpoint(_)
+        | Message::Stable(_)
+        | Message::Status(_)
+        | Message::Answered(_)
+        | Message::FetchBatch(_)
+        | Message::FetchPack(_)
+        | Message::FetchState(_)
+        | Message::State(_)
+        | Message::FetchViewChange(_)
+        | Message::QueryStable(_)
+        | Message::StableAnswer(_) => 0,
+    }
+}
+
 pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
     match message {
         Message::PrePrepare(m) => encode_pre_prepare(m, out),

@@ -57,14 +57,15 @@ impl FrameBuffer {
     /// put together may be.
     #[must_use]
     pub fn push(&mut self, message: &Message) -> bool {
-        self.frame(codec::frame_type_of(message), |out| codec::encode_body(message, out))
+        self.frame(codec::frame_type_of(message), codec::bulk_of(message), |out| codec::encode_body(message, out))
     }
 
     /// Appends a frame of replies of `view`. False, and nothing happens, if it is larger than `MESSAGE_MAX`.
     #[must_use]
     pub fn push_replies(&mut self, view: View, replies: &[ReplyEntry]) -> bool {
         assert!((1..=limits::PACK_REQUESTS_MAX).contains(&replies.len()), "replies of one frame");
-        self.frame(frame_type::REPLIES, |out| {
+        let bulk = replies.iter().map(replies::reply_len).sum();
+        self.frame(frame_type::REPLIES, bulk, |out| {
             let start = out.len();
             replies::encode_replies_head(view, out);
             out[start + 8..start + 10].copy_from_slice(&(replies.len() as u16).to_le_bytes());
@@ -74,10 +75,11 @@ impl FrameBuffer {
         })
     }
 
-    fn frame(&mut self, kind: u8, body: impl FnOnce(&mut BytesMut)) -> bool {
+    /// `bulk`: bytes of the body, to which little is added.
+    fn frame(&mut self, kind: u8, bulk: usize, body: impl FnOnce(&mut BytesMut)) -> bool {
         let start = self.bytes.len();
-        if self.bytes.capacity() - start < ROOM {
-            self.bytes.reserve(CHUNK);
+        if self.bytes.capacity() - start < ROOM + bulk {
+            self.bytes.reserve(CHUNK.max(ROOM + bulk));
         }
         self.bytes.extend_from_slice(&[kind, 0, 0, 0, 0, 0, 0, 0]);
         body(&mut self.bytes);

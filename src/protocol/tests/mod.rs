@@ -179,8 +179,12 @@ impl One {
     }
 
     fn pre_prepare(&mut self, from: u8, p: &PrePrepare, authentic: bool) -> &mut One {
-        let authentic = vec![authentic; p.packs.len()];
-        self.event(Event::PrePrepare(from_replica(from, Message::PrePrepare(p.clone())), authentic))
+        let inline = |proposed: &Proposed| match proposed {
+            Proposed::Inline(pack) => Some(pack.digest()),
+            Proposed::ByDigest(_) => None,
+        };
+        let unproven = if authentic { Vec::new() } else { p.packs.iter().filter_map(inline).collect() };
+        self.event(Event::PrePrepare(from_replica(from, Message::PrePrepare(p.clone())), unproven))
     }
 
     fn request(&mut self, pack: Pack) -> &mut One {

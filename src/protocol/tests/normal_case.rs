@@ -104,11 +104,11 @@ fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
 
     // A backup that has the body from the client votes; one that has not asks for it.
     let mut lucky = One::new(1);
-    lucky.request(large.clone()).event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![false]));
+    lucky.request(large.clone()).event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![]));
     assert!(matches!(&lucky.took()[..], [Message::Prepare(_)]));
 
     let mut unlucky = One::new(2);
-    unlucky.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![false]));
+    unlucky.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![]));
     assert!(unlucky.took().is_empty(), "the client's own copy may be on its way");
     unlucky.pass(Duration::from_millis(8));
     assert_eq!(unlucky.took(), [Message::FetchPack(large.digest())]);
@@ -123,7 +123,7 @@ fn p03_large_packs_are_proposed_by_digest_and_fetched_when_missing() {
 
     // A signed one, of which nothing would execute any more, is held for the batch all the same.
     let mut late = One::new(3);
-    late.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![false]));
+    late.event(Event::PrePrepare(from_replica(0, sent[0].clone()), vec![]));
     for unasked in [0, 1] {
         late.event(Event::Body { pack: large.clone(), authentic: false });
         assert!(late.took().is_empty());
@@ -259,11 +259,11 @@ fn p12_a_proof_that_comes_later_lets_the_candidate_pass() {
 
     // So does the pre-prepare that comes again, with a proof that its first copy lacked.
     let mut backup = One::new(1);
-    let comes =
-        |authentic: &[bool]| Event::PrePrepare(from_replica(0, Message::PrePrepare(p.clone())), authentic.to_vec());
-    backup.event(comes(&[true, false])).event(comes(&[true, false]));
+    let comes = |unproven| Event::PrePrepare(from_replica(0, Message::PrePrepare(p.clone())), vec![unproven]);
+    let [first, second] = [0, 1].map(|i| p.packs[i].digest());
+    backup.event(comes(second)).event(comes(second));
     assert!(backup.took().is_empty());
-    backup.event(comes(&[false, true]));
+    backup.event(comes(first));
     assert_eq!(backup.took(), [Message::Prepare(vote(1, p.digest()))]);
 }
 

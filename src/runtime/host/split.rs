@@ -266,7 +266,7 @@ impl AgreementRole {
     fn route(&mut self, now: Time, item: Inbound) {
         let event = match item {
             Inbound::Message(message) => Event::Message(message),
-            Inbound::PrePrepare(message, authentic) => Event::PrePrepare(message, authentic),
+            Inbound::PrePrepare(message, unproven) => Event::PrePrepare(message, unproven),
             Inbound::Request { pack, signed: false } => Event::Request { pack, signed: false },
             Inbound::Relayed(pack) if !self.agreement.is_primary() => {
                 Event::Body { pack: pack.into_inner(), authentic: true }

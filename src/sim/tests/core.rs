@@ -12,7 +12,7 @@ use crate::protocol::{Action, Agreement, Config, Event, Notice, PersistToken};
 use crate::sim::agreement::{Agreement as Agreed, Disagreement};
 use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, ReplicaId, SeqNum, SessionId, Time, View};
 use crate::wire::{
-    Batch, Claim, Message, NewView, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Signed, SignedCheckpoint,
+    Batch, Claim, Message, NewView, Pack, PackBuilder, Proof, Request, RequestKind, Signed, SignedCheckpoint,
     ViewChange,
 };
 
@@ -121,9 +121,8 @@ impl Core {
                 vec![Event::Request { pack, signed: true }]
             }
             Message::PrePrepare(p) => {
-                let authentic = p.packs.iter().map(|pack| matches!(pack, Proposed::Inline(_))).collect();
                 let message = Message::PrePrepare(p);
-                vec![Event::PrePrepare(Verified::assume(Principal::Replica(from), message), authentic)]
+                vec![Event::PrePrepare(Verified::assume(Principal::Replica(from), message), Vec::new())]
             }
             Message::StableAnswer(answer) => {
                 vec![Event::Claim(Verified::assume(Principal::Replica(from), Claim::StableAnswer(from, answer)))]
