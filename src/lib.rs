@@ -31,7 +31,7 @@
 //! |---|---|
 //! | `cli`, `lab` | the command line; measuring and showing |
 //! | [`sim`] | a whole cluster in one thread from one seed, and the checkers |
-//! | `runtime` | cores, rings, io_uring, sockets, clocks: the only `unsafe`, the only threads |
+//! | `runtime` | cores, rings, io_uring, sockets, clocks: the only threads, and all `unsafe` but that of the MAC kernel |
 //! | [`client`] | a client endpoint: sessions, packs, reply certificates |
 //! | [`replica`] | the roles of one replica, joined |
 //! | [`protocol`] | the agreement core, and the rules that it keeps (P1, P2, …) |

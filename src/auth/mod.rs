@@ -12,7 +12,7 @@
 //!
 //! A pack's hop has a proof of its own because the pack's is forwarded: whoever holds a pack could send it again from
 //! another address and have replies go there, and anybody could have signatures checked in a client's name.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod clients;
 mod derivation;
