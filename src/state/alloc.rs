@@ -84,6 +84,21 @@ impl Region {
         directory.put(at + 4 + offset, content);
     }
 
+    /// Calls `visit` for each free page, a trunk before those that it lists; it returns whether the page may be looked
+    /// into. The number of free pages by the directory.
+    pub(super) fn visit_free(&self, visit: &mut dyn FnMut(PageId) -> bool) -> u32 {
+        let directory = self.read(DIRECTORY);
+        let mut trunk = PageId(get_u32(directory, FREE_TRUNK));
+        while trunk != PageId::NONE && visit(trunk) {
+            let content = self.read(trunk);
+            for index in 0..get_u32(content, TRUNK_COUNT).min(TRUNK_MAX) {
+                visit(PageId(get_u32(content, TRUNK_START + 4 * index as usize)));
+            }
+            trunk = PageId(get_u32(content, 0));
+        }
+        get_u32(directory, FREE_COUNT)
+    }
+
     /// Pages that can still be allocated.
     pub fn available(&self) -> u32 {
         get_u32(self.read(DIRECTORY), FREE_COUNT) + (self.limit() - self.pages())

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::alloc::get_u32;
+use super::cell::Fixed;
 use super::page::{Full, PageId};
 use super::region::Region;
 use crate::limits::PAGE;
@@ -15,10 +16,26 @@ static ZEROES: [u8; PAGE] = [0; PAGE];
 /// A sequence of bytes. Its pages hang under a tree of index pages (1,024 links each) whose height follows from the
 /// length alone; a link to no page is a hole, which reads as zeroes and takes no room.
 ///
-/// What lies behind the length in its last page is zero. The owner stores the two numbers and runs what may fail inside
-/// [`Region::attempt`]: an extent is not usable after `Full`.
+/// For records of a service's own, such as inodes: unlike a blob of a [`Heap`](super::Heap) it has no name, and its owner
+/// stores it, 12 bytes as a [`Fixed`], again after every change. What may fail runs inside [`Region::attempt`]: after
+/// [`Full`] an extent is not usable.
+///
+/// ```
+/// use castra::state::{Extent, Full, Region};
+///
+/// let mut region = Region::new(16);
+/// let mut file = Extent::default();
+/// region.attempt(|region| file.write(region, 1 << 40, b"far out"))?;
+/// assert_eq!(file.len(), (1 << 40) + 7);
+/// let mut bytes = [0xff; 4];
+/// assert_eq!(file.read(&region, (1 << 40) - 1, &mut bytes), 4);
+/// assert_eq!(&bytes, b"\0far");
+/// file.free(&mut region);
+/// # Ok::<(), Full>(())
+/// ```
+// What lies behind the length in its last page is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Extent {
+pub struct Extent {
     pub(super) root: PageId,
     pub(super) len: u64,
 }
@@ -60,7 +77,28 @@ fn split(range: Range<u64>) -> impl Iterator<Item = (u64, Range<usize>)> {
     })
 }
 
+impl Fixed for Extent {
+    const SIZE: usize = 12;
+    fn decode(bytes: &[u8]) -> Extent {
+        let (root, len) = Fixed::decode(bytes);
+        Extent { root: PageId(root), len }
+    }
+    fn encode(&self, bytes: &mut [u8]) {
+        (self.root.0, self.len).encode(bytes);
+    }
+}
+
 impl Extent {
+    /// Its length in bytes.
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// Whether it has no bytes.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
     /// The page with index `page`; [`PageId::NONE`] in a hole.
     fn page(&self, region: &Region, page: u64) -> PageId {
         let mut node = self.root;
@@ -82,7 +120,7 @@ impl Extent {
     }
 
     /// The bytes from `offset` on, at most `len`, in pieces; holes as zeroes.
-    pub(super) fn chunks(self, region: &Region, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+    pub fn chunks(self, region: &Region, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
         split(self.clip(offset, len)).map(move |(page, range)| match self.page(region, page) {
             PageId::NONE => &ZEROES[range],
             page => &region.read(page)[range],
@@ -90,7 +128,7 @@ impl Extent {
     }
 
     /// Reads into `into` from `offset` on; how many bytes there were.
-    pub(super) fn read(&self, region: &Region, offset: u64, into: &mut [u8]) -> usize {
+    pub fn read(&self, region: &Region, offset: u64, into: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks(region, offset, into.len() as u64) {
             into[done..done + chunk.len()].copy_from_slice(chunk);
@@ -113,8 +151,8 @@ impl Extent {
         Cow::Owned(all)
     }
 
-    /// Overwrites the bytes from `offset` on, extending it if they reach beyond the end.
-    pub(super) fn write(&mut self, region: &mut Region, offset: u64, bytes: &[u8]) -> Result<(), Full> {
+    /// Overwrites the bytes from `offset` on, extending it (a gap is a hole) if they reach beyond the end.
+    pub fn write(&mut self, region: &mut Region, offset: u64, bytes: &[u8]) -> Result<(), Full> {
         let end = offset.checked_add(bytes.len() as u64).ok_or(Full)?;
         if end > self.len && !bytes.is_empty() {
             self.resize(region, end)?;
@@ -163,7 +201,7 @@ impl Extent {
     }
 
     /// Sets the length. What is added reads as zeroes and takes no room but for index pages.
-    pub(super) fn resize(&mut self, region: &mut Region, len: u64) -> Result<(), Full> {
+    pub fn resize(&mut self, region: &mut Region, len: u64) -> Result<(), Full> {
         let (from, to) = (height(self.len), height(len));
         if len < self.len {
             let keep = len.div_ceil(PAGE_BYTES);
@@ -197,8 +235,24 @@ impl Extent {
     }
 
     /// Frees all its pages.
-    pub(super) fn free(mut self, region: &mut Region) {
+    pub fn free(mut self, region: &mut Region) {
         self.discard(region, 0..self.len.div_ceil(PAGE_BYTES));
+    }
+
+    /// Frees up to `budget` pages from the end, so that a long extent can be given up in steps of bounded work; whether
+    /// none are left. Its length stays: meanwhile it may only be freed further.
+    pub fn free_some(&mut self, region: &mut Region, mut budget: u32) -> bool {
+        if self.root != PageId::NONE && free_last(region, self.root, height(self.len), &mut budget) {
+            self.root = PageId::NONE;
+        }
+        self.root == PageId::NONE
+    }
+
+    /// Calls `visit` for each of its pages, index pages first; it returns whether to go on below that page.
+    pub(super) fn visit(&self, region: &Region, visit: &mut dyn FnMut(PageId) -> bool) {
+        if self.root != PageId::NONE {
+            visit_below(region, self.root, height(self.len), visit);
+        }
     }
 
     /// Makes the pages with these indices a hole.
@@ -232,4 +286,37 @@ fn discard_below(region: &mut Region, node: PageId, height: u32, base: u64, page
         region.release(node);
     }
     empty
+}
+
+/// Frees pages below `node` from the right while there is a budget; whether `node` went too.
+fn free_last(region: &mut Region, node: PageId, height: u32, budget: &mut u32) -> bool {
+    if height > 0 {
+        for index in (0..FANOUT).rev() {
+            let below = link(region, node, index);
+            if below == PageId::NONE {
+                continue;
+            }
+            if *budget == 0 || !free_last(region, below, height - 1, budget) {
+                return false;
+            }
+            set_link(region, node, index, PageId::NONE);
+        }
+    }
+    if *budget == 0 {
+        return false;
+    }
+    *budget -= 1;
+    region.release(node);
+    true
+}
+
+fn visit_below(region: &Region, node: PageId, height: u32, visit: &mut dyn FnMut(PageId) -> bool) {
+    if visit(node) && height > 0 {
+        for index in 0..FANOUT {
+            let below = link(region, node, index);
+            if below != PageId::NONE {
+                visit_below(region, below, height - 1, visit);
+            }
+        }
+    }
 }

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod alloc;
+mod audit;
 mod cell;
 mod digest;
 mod extent;
@@ -27,8 +28,10 @@ mod undo;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use audit::{Audit, AuditReport};
 pub use cell::{Cell, Fixed};
 pub use digest::{Checkpoint, Cv, Digester, Progress, RegionRoot, Tree, differing_pages, page_cv, state_root};
+pub use extent::Extent;
 pub use heap::{BlobId, Heap};
 pub use log::{Log, LogId};
 pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};

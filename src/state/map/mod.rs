@@ -355,6 +355,14 @@ impl Map {
         }
     }
 
+    /// Calls `visit` for each page of the tree and of the long values in it, nodes first; it returns whether the page may
+    /// be looked into.
+    pub(super) fn visit(self, region: &Region, visit: &mut dyn FnMut(PageId) -> bool) {
+        if let Some(root) = self.root(region) {
+            visit_below(region, root, visit);
+        }
+    }
+
     fn root(self, region: &Region) -> Option<PageId> {
         let slot = region.slot(self.slot, Kind::Map)?;
         let root = PageId(get_u32(slot, ROOT));
@@ -517,6 +525,22 @@ fn merge(region: &mut Region, parent: PageId, index: usize) -> bool {
     region.release(right_page);
     node::remove(region, parent, index);
     true
+}
+
+fn visit_below(region: &Region, page: PageId, visit: &mut dyn FnMut(PageId) -> bool) {
+    if !visit(page) {
+        return;
+    }
+    let node = Node(region.read(page));
+    if node.is_leaf() {
+        for index in 0..node.count() {
+            if let Place::Spilled { extent, .. } = node.place(index) {
+                extent.visit(region, visit);
+            }
+        }
+    } else {
+        (0..=node.count()).for_each(|index| visit_below(region, node.child(index), visit));
+    }
 }
 
 fn free_below(region: &mut Region, page: PageId) {

@@ -1,0 +1,175 @@
+//! Whose each page is: what a service's own check of its state begins with.
+
+use super::extent::Extent;
+use super::map::Map;
+use super::page::PageId;
+use super::region::Region;
+
+/// Accounts for every page of a region that is used through [`Cell`](super::Cell)s, [`Map`]s and [`Extent`]s alone.
+///
+/// ```
+/// use castra::state::{Audit, Map, Region};
+///
+/// const NAMES: Map = Map::at(0);
+/// let mut region = Region::new(16);
+/// NAMES.insert(&mut region, b"a", &[7; 9_000])?;
+/// let mut audit = Audit::new(&region);
+/// assert_eq!(audit.map("names", NAMES), 5);
+/// assert!(audit.finish().faults.is_empty());
+/// # Ok::<(), castra::state::Full>(())
+/// ```
+#[derive(Debug)]
+pub struct Audit<'a> {
+    region: &'a Region,
+    /// By page: which of `names` owns it, 0 for none.
+    owners: Vec<u32>,
+    names: Vec<String>,
+    report: AuditReport,
+}
+
+/// What an [`Audit`] found.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AuditReport {
+    /// Pages that belong to something.
+    pub used: u64,
+    /// Pages on the list of free ones.
+    pub free: u64,
+    /// One sentence for each fault, at most [`Audit::FAULTS_MAX`].
+    pub faults: Vec<String>,
+}
+
+impl<'a> Audit<'a> {
+    /// Faults that are told; more are not.
+    pub const FAULTS_MAX: usize = 100;
+
+    /// Begins with the directory and the free pages.
+    pub fn new(region: &'a Region) -> Audit<'a> {
+        let mut audit = Audit {
+            region,
+            owners: vec![0; region.pages() as usize],
+            names: vec![String::new()],
+            report: AuditReport::default(),
+        };
+        audit.own("the directory", |_, claim| {
+            claim(PageId(0));
+        });
+        let mut said = 0;
+        audit.report.free = audit.own("the free list", |region, claim| said = region.visit_free(claim));
+        if audit.report.free != u64::from(said) {
+            audit.fault(format!("{} pages are free, and the directory counts {said}", audit.report.free));
+        }
+        audit.report.used = 1;
+        audit
+    }
+
+    /// Something is wrong.
+    pub fn fault(&mut self, text: String) {
+        if self.report.faults.len() < Self::FAULTS_MAX {
+            self.report.faults.push(text);
+        }
+    }
+
+    /// The pages of a map belong to `name`; how many they are.
+    pub fn map(&mut self, name: &str, map: Map) -> u64 {
+        let pages = self.own(name, |region, claim| map.visit(region, claim));
+        self.report.used += pages;
+        pages
+    }
+
+    /// The pages of an extent belong to `name`; how many they are.
+    pub fn extent(&mut self, name: &str, extent: &Extent) -> u64 {
+        let pages = self.own(name, |region, claim| extent.visit(region, claim));
+        self.report.used += pages;
+        pages
+    }
+
+    /// What was found; pages that nothing owns are faults too.
+    pub fn finish(mut self) -> AuditReport {
+        for page in (0..self.owners.len()).filter(|&page| self.owners[page] == 0).collect::<Vec<_>>() {
+            self.fault(format!("page {page} belongs to nothing and is not free"));
+        }
+        self.report
+    }
+
+    /// Marks what `visit` claims as `name`'s. A page that cannot be claimed is not looked into: no way leads in circles.
+    fn own(&mut self, name: &str, visit: impl FnOnce(&Region, &mut dyn FnMut(PageId) -> bool)) -> u64 {
+        let owner = self.names.len() as u32;
+        self.names.push(name.to_owned());
+        let (mut pages, mut faults) = (0, Vec::new());
+        let Audit { region, owners, names, .. } = self;
+        visit(region, &mut |page| match owners.get_mut(page.index()) {
+            Some(free @ 0) => {
+                *free = owner;
+                pages += 1;
+                true
+            }
+            Some(other) => {
+                faults.push(format!("page {} belongs to {} and to {name}", page.0, names[*other as usize]));
+                false
+            }
+            None => {
+                faults.push(format!("{name} has page {}, which is beyond the end", page.0));
+                false
+            }
+        });
+        faults.into_iter().for_each(|fault| self.fault(fault));
+        pages
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: Map = Map::at(0);
+
+    #[test]
+    fn every_page_is_owned_once() {
+        let mut region = Region::new(100);
+        let mut extent = Extent::default();
+        extent.write(&mut region, 0, &[1; 20_000]).unwrap();
+        for key in 0..200u32 {
+            NAMES.insert(&mut region, &key.to_be_bytes(), &[2; 50]).unwrap();
+        }
+        (0..150u32).for_each(|key| assert!(NAMES.remove(&mut region, &key.to_be_bytes())));
+        let mut audit = Audit::new(&region);
+        assert_eq!(audit.extent("extent", &extent), 6);
+        audit.map("names", NAMES);
+        let report = audit.finish();
+        assert_eq!(report.faults, [""; 0]);
+        assert_eq!(report.used + report.free, u64::from(region.pages()));
+    }
+
+    #[test]
+    fn pages_that_nobody_or_two_own_are_named() {
+        let mut region = Region::new(100);
+        let mut extent = Extent::default();
+        extent.write(&mut region, 0, &[1; 5_000]).unwrap();
+        let mut audit = Audit::new(&region);
+        audit.extent("one", &extent);
+        audit.extent("two", &extent);
+        assert_eq!(audit.finish().faults.len(), 1, "two cannot claim the index page, and looks no further");
+        let lost = Audit::new(&region).finish().faults;
+        assert_eq!(lost.len(), 3);
+        assert_eq!(lost[0], "page 1 belongs to nothing and is not free");
+    }
+
+    #[test]
+    fn a_long_extent_is_freed_in_steps() {
+        let mut region = Region::new(5_000);
+        let mut extent = Extent::default();
+        for at in [0, 1 << 22, 1 << 23, 1 << 60] {
+            extent.write(&mut region, at, &vec![3; 1 << 20]).unwrap();
+        }
+        let mut steps = 1;
+        while !extent.free_some(&mut region, 100) {
+            steps += 1;
+            let mut audit = Audit::new(&region);
+            audit.extent("what is left", &extent);
+            assert_eq!(audit.finish().faults, [""; 0]);
+        }
+        assert!(steps > 10, "{steps}");
+        assert_eq!(region.available(), 4_999);
+        assert_eq!(Audit::new(&region).finish().faults, [""; 0]);
+    }
+}
