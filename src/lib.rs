@@ -36,7 +36,8 @@
 //! | [`replica`] | the roles of one replica, joined |
 //! | [`protocol`] | the agreement core, and the rules that it keeps (P1, P2, …) |
 //! | [`execution`], [`services`] | `Service`, exactly once, tentative batches; the services that come along |
-//! | [`state`] | pages, copy-on-write, the incremental digest, `Cell`, `Map`, `Heap`, `Log` |
+//! | [`bfs`] | a file system: NFSv3 as a service |
+//! | [`state`] | pages, copy-on-write, the incremental digest, `Cell`, `Map`, `Heap`, `Log`, `Extent` |
 //! | [`auth`] | keys, authenticators, signatures; the only maker of `Verified` |
 //! | [`wire`] | bytes to messages and back |
 //! | [`transport`], [`types`], [`limits`] | the seam to the world, the nouns, the bounds |
@@ -47,6 +48,7 @@
 #![warn(clippy::disallowed_methods, clippy::disallowed_types, clippy::iter_over_hash_type)]
 
 pub mod auth;
+pub mod bfs;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod client;

@@ -16,6 +16,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("protocol", &["auth", "wire", "types", "limits"]),
     ("execution", &["state", "auth", "wire", "types", "limits"]),
     ("services", &["execution", "state", "types", "limits"]),
+    ("bfs", &["execution", "state", "types", "limits"]),
     ("replica", &["protocol", "execution", "state", "auth", "wire", "transport", "types", "limits"]),
     ("client", &["auth", "wire", "transport", "types", "limits"]),
     (
@@ -45,6 +46,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "runtime",
             "client",
             "replica",
+            "bfs",
             "services",
             "protocol",
             "execution",
@@ -64,6 +66,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "sim",
             "client",
             "replica",
+            "bfs",
             "services",
             "protocol",
             "execution",

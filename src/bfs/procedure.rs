@@ -1,0 +1,91 @@
+//! The 22 procedures of NFSv3 (RFC 1813, section 3.3).
+
+macro_rules! procedures {
+    ($($(#[$doc:meta])* $name:ident = $value:literal, $read_only:literal;)*) => {
+        /// A procedure, by its number.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+        #[repr(u32)]
+        pub enum Procedure {
+            $($(#[$doc])* $name = $value,)*
+        }
+
+        impl Procedure {
+            /// All of them, by number.
+            pub const ALL: [Procedure; 22] = [$(Procedure::$name),*];
+
+            /// The procedure with this number.
+            pub fn from_number(number: u32) -> Option<Procedure> {
+                Procedure::ALL.get(usize::try_from(number).ok()?).copied()
+            }
+
+            /// Whether it changes nothing, so that it needs no place in the order. READ is one of these because reading
+            /// does not touch the time of access, COMMIT because whatever was answered is stable already.
+            pub fn is_read_only(self) -> bool {
+                match self {
+                    $(Procedure::$name => $read_only,)*
+                }
+            }
+        }
+    };
+}
+
+procedures! {
+    /// Does nothing.
+    Null = 0, true;
+    /// Attributes.
+    GetAttr = 1, true;
+    /// Sets attributes.
+    SetAttr = 2, false;
+    /// The handle of a name.
+    Lookup = 3, true;
+    /// What the caller may do.
+    Access = 4, true;
+    /// The target of a symbolic link.
+    ReadLink = 5, true;
+    /// Reads from a file.
+    Read = 6, true;
+    /// Writes to a file.
+    Write = 7, false;
+    /// Creates a regular file.
+    Create = 8, false;
+    /// Creates a directory.
+    MkDir = 9, false;
+    /// Creates a symbolic link.
+    Symlink = 10, false;
+    /// Creates a special file.
+    MkNod = 11, false;
+    /// Removes a name that is not a directory's.
+    Remove = 12, false;
+    /// Removes an empty directory.
+    RmDir = 13, false;
+    /// Renames.
+    Rename = 14, false;
+    /// Another name for a file.
+    Link = 15, false;
+    /// Entries of a directory.
+    ReadDir = 16, true;
+    /// Entries of a directory with attributes and handles.
+    ReadDirPlus = 17, true;
+    /// Space, used and free.
+    FsStat = 18, true;
+    /// Sizes and abilities.
+    FsInfo = 19, true;
+    /// Limits of names and links.
+    PathConf = 20, true;
+    /// Makes writes stable.
+    Commit = 21, true;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_lead_back() {
+        for (number, procedure) in (0..).zip(Procedure::ALL) {
+            assert_eq!((procedure as u32, Procedure::from_number(number)), (number, Some(procedure)));
+        }
+        assert_eq!(Procedure::from_number(22), None);
+        assert_eq!(Procedure::from_number(u32::MAX), None);
+    }
+}

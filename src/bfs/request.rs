@@ -1,0 +1,310 @@
+//! The arguments of the procedures (RFC 1813, section 3.3).
+
+use super::attributes::{Handle, NewAttributes, get_time, put_time};
+use super::inode::{Kind, Stamp};
+use super::procedure::Procedure;
+use super::xdr::{Garbage, Reader, Sink};
+
+/// A handle that came in; `None` if it is not of this file system.
+pub type Given = Option<Handle>;
+
+/// diropargs3: a name in a directory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place<'a> {
+    /// The directory.
+    pub directory: Given,
+    /// The name, of any bytes.
+    pub name: &'a [u8],
+}
+
+/// createhow3.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum CreateHow {
+    /// An existing file is taken as it is, but for its size.
+    Unchecked(NewAttributes),
+    /// The name must not exist.
+    Guarded(NewAttributes),
+    /// The name must not exist, unless an equal call created it.
+    Exclusive([u8; 8]),
+}
+
+/// One call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs, reason = "the fields are those of RFC 1813")]
+pub enum Request<'a> {
+    /// Does nothing.
+    Null,
+    /// Section 3.3.1.
+    GetAttr { object: Given },
+    /// Section 3.3.2. `guard` is the time of the last change that the file must have.
+    SetAttr { object: Given, new: NewAttributes, guard: Option<Stamp> },
+    /// Section 3.3.3.
+    Lookup { at: Place<'a> },
+    /// Section 3.3.4.
+    Access { object: Given, wanted: u32 },
+    /// Section 3.3.5.
+    ReadLink { link: Given },
+    /// Section 3.3.6.
+    Read { file: Given, offset: u64, count: u32 },
+    /// Section 3.3.7. `stable` is 0 to 2; everything is stable when it is answered.
+    Write { file: Given, offset: u64, count: u32, stable: u32, data: &'a [u8] },
+    /// Section 3.3.8.
+    Create { at: Place<'a>, how: CreateHow },
+    /// Section 3.3.9.
+    MkDir { at: Place<'a>, new: NewAttributes },
+    /// Section 3.3.10.
+    Symlink { at: Place<'a>, new: NewAttributes, target: &'a [u8] },
+    /// Section 3.3.11. Kinds that it cannot create have no attributes.
+    MkNod { at: Place<'a>, kind: Kind, new: NewAttributes, device: (u32, u32) },
+    /// Section 3.3.12.
+    Remove { at: Place<'a> },
+    /// Section 3.3.13.
+    RmDir { at: Place<'a> },
+    /// Section 3.3.14.
+    Rename { from: Place<'a>, to: Place<'a> },
+    /// Section 3.3.15.
+    Link { file: Given, at: Place<'a> },
+    /// Section 3.3.16.
+    ReadDir { directory: Given, cookie: u64, verifier: [u8; 8], count: u32 },
+    /// Section 3.3.17. `names` bounds the bytes of names and numbers, `count` those of the whole answer.
+    ReadDirPlus { directory: Given, cookie: u64, verifier: [u8; 8], names: u32, count: u32 },
+    /// Section 3.3.18.
+    FsStat { root: Given },
+    /// Section 3.3.19.
+    FsInfo { root: Given },
+    /// Section 3.3.20.
+    PathConf { object: Given },
+    /// Section 3.3.21.
+    Commit { file: Given, offset: u64, count: u32 },
+}
+
+impl<'a> Place<'a> {
+    fn decode(reader: &mut Reader<'a>) -> Result<Place<'a>, Garbage> {
+        Ok(Place { directory: Handle::decode(reader)?, name: reader.opaque(usize::MAX)? })
+    }
+
+    fn encode(&self, sink: &mut impl Sink) {
+        put_handle(sink, self.directory);
+        sink.put_opaque(self.name);
+    }
+}
+
+impl CreateHow {
+    fn decode(reader: &mut Reader<'_>) -> Result<CreateHow, Garbage> {
+        match reader.u32()? {
+            0 => NewAttributes::decode(reader).map(CreateHow::Unchecked),
+            1 => NewAttributes::decode(reader).map(CreateHow::Guarded),
+            2 => reader.fixed().map(CreateHow::Exclusive),
+            _ => Err(Garbage),
+        }
+    }
+
+    fn encode(&self, sink: &mut impl Sink) {
+        match self {
+            CreateHow::Unchecked(new) => {
+                sink.put_u32(0);
+                new.encode(sink);
+            }
+            CreateHow::Guarded(new) => {
+                sink.put_u32(1);
+                new.encode(sink);
+            }
+            CreateHow::Exclusive(verifier) => {
+                sink.put_u32(2);
+                sink.put(verifier);
+            }
+        }
+    }
+}
+
+/// One that is none is written as the empty handle, which nobody gives out.
+fn put_handle(sink: &mut impl Sink, handle: Given) {
+    match handle {
+        Some(handle) => handle.encode(sink),
+        None => sink.put_opaque(&[]),
+    }
+}
+
+/// mknoddata3, without the attributes of kinds that have none.
+fn decode_node<'a>(at: Place<'a>, reader: &mut Reader<'a>) -> Result<Request<'a>, Garbage> {
+    let kind = Kind::from_number(reader.u32()?).ok_or(Garbage)?;
+    let (mut new, mut device) = (NewAttributes::default(), (0, 0));
+    match kind {
+        Kind::Block | Kind::Character => {
+            new = NewAttributes::decode(reader)?;
+            device = (reader.u32()?, reader.u32()?);
+        }
+        Kind::Socket | Kind::Fifo => new = NewAttributes::decode(reader)?,
+        Kind::Regular | Kind::Directory | Kind::Symlink | Kind::Free | Kind::Doomed => {}
+    }
+    Ok(Request::MkNod { at, kind, new, device })
+}
+
+impl<'a> Request<'a> {
+    /// Reads the arguments of `procedure`. They must be all that there is.
+    pub fn decode(procedure: Procedure, arguments: &'a [u8]) -> Result<Request<'a>, Garbage> {
+        let mut reader = Reader::new(arguments);
+        let request = Request::read(procedure, &mut reader)?;
+        reader.finish()?;
+        Ok(request)
+    }
+
+    fn read(procedure: Procedure, r: &mut Reader<'a>) -> Result<Request<'a>, Garbage> {
+        Ok(match procedure {
+            Procedure::Null => Request::Null,
+            Procedure::GetAttr => Request::GetAttr { object: Handle::decode(r)? },
+            Procedure::SetAttr => Request::SetAttr {
+                object: Handle::decode(r)?,
+                new: NewAttributes::decode(r)?,
+                guard: r.optional(get_time)?,
+            },
+            Procedure::Lookup => Request::Lookup { at: Place::decode(r)? },
+            Procedure::Access => Request::Access { object: Handle::decode(r)?, wanted: r.u32()? },
+            Procedure::ReadLink => Request::ReadLink { link: Handle::decode(r)? },
+            Procedure::Read => Request::Read { file: Handle::decode(r)?, offset: r.u64()?, count: r.u32()? },
+            Procedure::Write => {
+                let (file, offset, count, stable) = (Handle::decode(r)?, r.u64()?, r.u32()?, r.u32()?);
+                if stable > 2 {
+                    return Err(Garbage);
+                }
+                Request::Write { file, offset, count, stable, data: r.opaque(usize::MAX)? }
+            }
+            Procedure::Create => Request::Create { at: Place::decode(r)?, how: CreateHow::decode(r)? },
+            Procedure::MkDir => Request::MkDir { at: Place::decode(r)?, new: NewAttributes::decode(r)? },
+            Procedure::Symlink => Request::Symlink {
+                at: Place::decode(r)?,
+                new: NewAttributes::decode(r)?,
+                target: r.opaque(usize::MAX)?,
+            },
+            Procedure::MkNod => decode_node(Place::decode(r)?, r)?,
+            Procedure::Remove => Request::Remove { at: Place::decode(r)? },
+            Procedure::RmDir => Request::RmDir { at: Place::decode(r)? },
+            Procedure::Rename => Request::Rename { from: Place::decode(r)?, to: Place::decode(r)? },
+            Procedure::Link => Request::Link { file: Handle::decode(r)?, at: Place::decode(r)? },
+            Procedure::ReadDir => Request::ReadDir {
+                directory: Handle::decode(r)?,
+                cookie: r.u64()?,
+                verifier: r.fixed()?,
+                count: r.u32()?,
+            },
+            Procedure::ReadDirPlus => Request::ReadDirPlus {
+                directory: Handle::decode(r)?,
+                cookie: r.u64()?,
+                verifier: r.fixed()?,
+                names: r.u32()?,
+                count: r.u32()?,
+            },
+            Procedure::FsStat => Request::FsStat { root: Handle::decode(r)? },
+            Procedure::FsInfo => Request::FsInfo { root: Handle::decode(r)? },
+            Procedure::PathConf => Request::PathConf { object: Handle::decode(r)? },
+            Procedure::Commit => Request::Commit { file: Handle::decode(r)?, offset: r.u64()?, count: r.u32()? },
+        })
+    }
+
+    /// Which procedure it calls.
+    pub fn procedure(&self) -> Procedure {
+        match self {
+            Request::Null => Procedure::Null,
+            Request::GetAttr { .. } => Procedure::GetAttr,
+            Request::SetAttr { .. } => Procedure::SetAttr,
+            Request::Lookup { .. } => Procedure::Lookup,
+            Request::Access { .. } => Procedure::Access,
+            Request::ReadLink { .. } => Procedure::ReadLink,
+            Request::Read { .. } => Procedure::Read,
+            Request::Write { .. } => Procedure::Write,
+            Request::Create { .. } => Procedure::Create,
+            Request::MkDir { .. } => Procedure::MkDir,
+            Request::Symlink { .. } => Procedure::Symlink,
+            Request::MkNod { .. } => Procedure::MkNod,
+            Request::Remove { .. } => Procedure::Remove,
+            Request::RmDir { .. } => Procedure::RmDir,
+            Request::Rename { .. } => Procedure::Rename,
+            Request::Link { .. } => Procedure::Link,
+            Request::ReadDir { .. } => Procedure::ReadDir,
+            Request::ReadDirPlus { .. } => Procedure::ReadDirPlus,
+            Request::FsStat { .. } => Procedure::FsStat,
+            Request::FsInfo { .. } => Procedure::FsInfo,
+            Request::PathConf { .. } => Procedure::PathConf,
+            Request::Commit { .. } => Procedure::Commit,
+        }
+    }
+
+    /// Writes the arguments, as [`decode`](Request::decode) reads them.
+    pub fn encode(&self, sink: &mut impl Sink) {
+        match *self {
+            Request::Null => {}
+            Request::GetAttr { object: handle }
+            | Request::ReadLink { link: handle }
+            | Request::FsStat { root: handle }
+            | Request::FsInfo { root: handle }
+            | Request::PathConf { object: handle } => put_handle(sink, handle),
+            Request::SetAttr { object, new, guard } => {
+                put_handle(sink, object);
+                new.encode(sink);
+                sink.put_optional(guard, put_time);
+            }
+            Request::Lookup { at } | Request::Remove { at } | Request::RmDir { at } => at.encode(sink),
+            Request::Access { object, wanted } => {
+                put_handle(sink, object);
+                sink.put_u32(wanted);
+            }
+            Request::Read { file, offset, count } | Request::Commit { file, offset, count } => {
+                put_handle(sink, file);
+                sink.put_u64(offset);
+                sink.put_u32(count);
+            }
+            Request::Write { file, offset, count, stable, data } => {
+                put_handle(sink, file);
+                sink.put_u64(offset);
+                sink.put_u32(count);
+                sink.put_u32(stable);
+                sink.put_opaque(data);
+            }
+            Request::Create { at, how } => {
+                at.encode(sink);
+                how.encode(sink);
+            }
+            Request::MkDir { at, new } => {
+                at.encode(sink);
+                new.encode(sink);
+            }
+            Request::Symlink { at, new, target } => {
+                at.encode(sink);
+                new.encode(sink);
+                sink.put_opaque(target);
+            }
+            Request::MkNod { at, kind, new, device } => {
+                at.encode(sink);
+                sink.put_u32(kind as u32);
+                if matches!(kind, Kind::Block | Kind::Character | Kind::Socket | Kind::Fifo) {
+                    new.encode(sink);
+                }
+                if matches!(kind, Kind::Block | Kind::Character) {
+                    sink.put_u32(device.0);
+                    sink.put_u32(device.1);
+                }
+            }
+            Request::Rename { from, to } => {
+                from.encode(sink);
+                to.encode(sink);
+            }
+            Request::Link { file, at } => {
+                put_handle(sink, file);
+                at.encode(sink);
+            }
+            Request::ReadDir { directory, cookie, verifier, count } => {
+                put_handle(sink, directory);
+                sink.put_u64(cookie);
+                sink.put(&verifier);
+                sink.put_u32(count);
+            }
+            Request::ReadDirPlus { directory, cookie, verifier, names, count } => {
+                put_handle(sink, directory);
+                sink.put_u64(cookie);
+                sink.put(&verifier);
+                sink.put_u32(names);
+                sink.put_u32(count);
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The file system under the simulator: a lossy network, and everything that can go wrong, with liars. The model is the
+//! same file system alone; `src/bfs/tests` compares that with one that shares nothing with it.
+
+mod sim_harness;
+
+use castra::bfs::{Bfs, CreateHow, Credentials, Given, Handle, InodeId, NewAttributes, Place, Request};
+use castra::sim::{Ask, Config, Faults, Keys, Rng, Simulation};
+use sim_harness::sweep;
+
+/// The root directory, or what is likely to be a file: inodes are given out from 2 on.
+fn handle(rng: &mut Rng) -> Given {
+    if rng.chance(400) {
+        return Some(Handle::ROOT);
+    }
+    Some(Handle { inode: InodeId(rng.between(2, 9) as u32), generation: rng.below(3) })
+}
+
+fn place(rng: &mut Rng) -> Place<'static> {
+    const NAMES: [&[u8]; 5] = [b"a", b"b", b"c", b"dir", b"..."];
+    Place { directory: handle(rng), name: NAMES[rng.index(NAMES.len())] }
+}
+
+fn ask(_client: usize, _index: u64, rng: &mut Rng) -> Ask {
+    let mut data = vec![0; *rng.pick(&[1, 100, 5_000, 20_000])];
+    rng.fill(&mut data);
+    let new = NewAttributes::mode(0o777);
+    let offset = rng.below(50_000);
+    let request = match rng.below(16) {
+        0..3 => Request::Create { at: place(rng), how: CreateHow::Unchecked(NewAttributes { size: Some(0), ..new }) },
+        3 => Request::MkDir { at: place(rng), new },
+        4 => Request::Symlink { at: place(rng), new, target: b"where" },
+        5 => Request::Remove { at: place(rng) },
+        6 => Request::RmDir { at: place(rng) },
+        7 => Request::Rename { from: place(rng), to: place(rng) },
+        8 => Request::Link { file: handle(rng), at: place(rng) },
+        9 | 10 => Request::Write { file: handle(rng), offset, count: data.len() as u32, stable: 0, data: &data },
+        11 => {
+            let new = NewAttributes { size: rng.chance(500).then_some(offset), ..new };
+            Request::SetAttr { object: handle(rng), new, guard: None }
+        }
+        12 => Request::Read { file: handle(rng), offset, count: 8_192 },
+        13 => Request::ReadDirPlus { directory: handle(rng), cookie: 0, verifier: [0; 8], names: 9_000, count: 9_000 },
+        14 => Request::Lookup { at: place(rng) },
+        _ => Request::GetAttr { object: handle(rng) },
+    };
+    let mut arguments = Vec::new();
+    request.encode(&mut arguments);
+    let cred = if rng.chance(700) { Credentials::ROOT } else { Credentials::new(5, 5, &[6]) };
+    let op = Bfs::operation(request.procedure() as u32, &cred, &arguments);
+    if request.procedure().is_read_only() && rng.chance(900) { Ask::query(op) } else { Ask::ordered(op) }
+}
+
+fn bfs() -> Bfs {
+    Bfs { mode: 0o777, ..Bfs::default() }
+}
+
+#[test]
+fn bfs_is_linearizable_on_a_lossy_network() {
+    let config = Config { window: 8, operations: 60, ..Config::lossy() };
+    let keys = Keys::new(config.size, config.clients, config.auth);
+    sweep("bfs_is_linearizable_on_a_lossy_network", 0..60, &[], |seed| {
+        Simulation::with_keys(seed, config.clone(), &keys, bfs, ask).run()
+    });
+}
+
+/// Networks, crashes, and up to f liars, as each seed draws them.
+#[test]
+fn bfs_among_liars() {
+    let keys = Keys::new(Config::calm().size, 4, Config::calm().auth);
+    sweep("bfs_among_liars", 0..60, &[], |seed| {
+        Simulation::with_keys(seed, Config::hostile(seed, keys.size(), Faults::ALL, 1_000), &keys, bfs, ask).run()
+    });
+}
+
+/// Watched page by page: the first operation at which two replicas differ would be named.
+#[test]
+fn bfs_is_deterministic() {
+    let config = Config { watch: true, ..Config::lossy() };
+    let keys = Keys::new(config.size, config.clients, config.auth);
+    sweep("bfs_is_deterministic", 0..20, &[], |seed| {
+        Simulation::with_keys(seed, config.clone(), &keys, bfs, ask).run()
+    });
+}
