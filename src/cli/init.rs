@@ -50,6 +50,9 @@ pub struct Init {
     /// Sign messages instead of MACing them
     #[arg(long)]
     pub signatures: bool,
+    /// Batches from one checkpoint to the next; the log holds four times as many
+    #[arg(long, value_name = "BATCHES")]
+    pub checkpoint_interval: Option<u64>,
     /// Allow an address beyond loopback: whoever reads the folder can act as every replica
     #[arg(long)]
     pub lab: bool,
@@ -110,6 +113,7 @@ pub fn make_at(
         lab: true,
         signatures: args.signatures,
         datagram_bytes: Some(LAB_DATAGRAM_BYTES),
+        checkpoint_interval: args.checkpoint_interval,
         replicas: &entries,
         clients: clients.as_deref(),
     });
@@ -207,6 +211,7 @@ struct ClusterText<'a> {
     lab: bool,
     signatures: bool,
     datagram_bytes: Option<usize>,
+    checkpoint_interval: Option<u64>,
     replicas: &'a [ReplicaEntry],
     clients: Option<&'a [ListedClient]>,
 }
@@ -233,8 +238,15 @@ fn cluster_text(of: &ClusterText<'_>) -> String {
     if of.clients.is_none() {
         text.push_str("# Anybody may read and write.\nclients = \"open\"\n");
     }
+    if of.datagram_bytes.is_some() || of.checkpoint_interval.is_some() {
+        text.push_str("\n[protocol]\n");
+    }
     if let Some(bytes) = of.datagram_bytes {
-        let _ = writeln!(text, "\n[protocol]\ndatagram_bytes_max = {bytes}");
+        let _ = writeln!(text, "datagram_bytes_max = {bytes}");
+    }
+    if let Some(interval) = of.checkpoint_interval {
+        let window = interval.saturating_mul(4);
+        let _ = writeln!(text, "checkpoint_interval = {interval}\nlog_window = {window}");
     }
     for replica in of.replicas {
         let _ = writeln!(text, "\n[[replicas]]\nid = {}\naddress = \"{}\"", replica.id, replica.address);
@@ -410,6 +422,7 @@ pub fn assemble(args: &Assemble) -> Result<(), Error> {
         lab: false,
         signatures: args.signatures,
         datagram_bytes: None,
+        checkpoint_interval: None,
         replicas: &entries,
         clients: Some(&clients),
     });

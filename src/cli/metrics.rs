@@ -83,6 +83,11 @@ impl Collector for Gauges {
             ("fetched_pages", "Pages of others' states that it has fetched", s.fetched_pages as f64),
             ("fetched_bytes", "Bytes of pages and tree nodes that it was sent for that", s.fetched_bytes as f64),
             ("log_bytes", "The batches in the log", s.log_bytes as f64),
+            (
+                "time_to_stable_seconds",
+                "How long the last stable checkpoint took to become so, 0 if none did",
+                s.time_to_stable_us.unwrap_or(0) as f64 / 1e6,
+            ),
             ("service_bytes", "The service's state", s.service_bytes as f64),
             ("library_bytes", "The library's state", s.library_bytes as f64),
             ("receive_buffer_bytes", "The socket's receive buffer", receive_buffer),

@@ -425,6 +425,7 @@ impl About {
             socket: self.opened.counters.read().entries().map(named).collect(),
             receive_buffer: self.buffer,
             log_bytes: report.log_bytes as u64,
+            time_to_stable_us: report.time_to_stable.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             service_bytes: u64::from(report.service_pages) * limits::PAGE as u64,
             library_bytes: u64::from(report.library_pages) * limits::PAGE as u64,
             notices: report.notices.clone(),

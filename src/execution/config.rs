@@ -44,7 +44,7 @@ pub struct ExecutorConfig {
 impl Default for ExecutorConfig {
     fn default() -> ExecutorConfig {
         ExecutorConfig {
-            checkpoint_interval: 128,
+            checkpoint_interval: 256,
             sessions_max: 4_096,
             sessions_per_client: 1_024,
             clients_max: 4_096,

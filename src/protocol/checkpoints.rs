@@ -1,10 +1,11 @@
 //! Checkpoints: certificates over state digests, the moving watermarks, and what disagreement means.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::certificate::Certificate;
 use super::{Action, Agreement, Misdeed, Mode, Notice};
-use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum};
+use crate::types::{Digest, ReplicaId, ReplicaSet, SeqNum, Time};
 use crate::wire::{Message, SignedCheckpoint};
 
 /// Votes for checkpoints above the low watermark, and proofs of those that are stable.
@@ -12,6 +13,9 @@ use crate::wire::{Message, SignedCheckpoint};
 pub(super) struct Checkpoints {
     votes: BTreeMap<SeqNum, Votes>,
     own: BTreeMap<SeqNum, Digest>,
+    /// When each above the low watermark was executed here, and how long the last stable one took from there.
+    executed_at: BTreeMap<SeqNum, Time>,
+    time_to_stable: Option<Duration>,
     /// Stable ones as far back as the log reaches: a peer that is behind needs the first one that it can check.
     proofs: BTreeMap<SeqNum, Vec<SignedCheckpoint>>,
 }
@@ -42,6 +46,11 @@ impl Checkpoints {
     #[cfg(test)]
     pub(super) fn proofs(&self) -> usize {
         self.proofs.len()
+    }
+
+    /// How long the last stable one took to become so, once it was executed here. None if none did, or it was fetched.
+    pub(super) fn time_to_stable(&self) -> Option<Duration> {
+        self.time_to_stable
     }
 
     /// The last checkpoint that this replica signed.
@@ -197,7 +206,15 @@ impl Agreement {
     /// P24: the log up to `n` and older checkpoints can go; h := n.
     fn mark_stable(&mut self, n: SeqNum, proof: Vec<SignedCheckpoint>) {
         assert!(n <= self.last_executed, "our own root at {n} is in the proof");
+        self.checkpoints.time_to_stable = self.checkpoints.executed_at.get(&n).map(|at| self.now.since(*at));
         self.make_stable(n, proof, self.least_needed());
+    }
+
+    /// The last executed batch may be one that a checkpoint follows.
+    pub(super) fn note_checkpoint_due(&mut self) {
+        if self.last_executed.0.is_multiple_of(self.config.checkpoint_interval) {
+            self.checkpoints.executed_at.insert(self.last_executed, self.now);
+        }
     }
 
     /// The certified state at `n` took the place of our own: what we said of later states is void, and what lies up to
@@ -210,6 +227,8 @@ impl Agreement {
         }
         self.checkpoints.votes.retain(|_, votes| !votes.signed.is_empty() || votes.proof.is_some());
         self.checkpoints.own.clear();
+        self.checkpoints.executed_at.clear();
+        self.checkpoints.time_to_stable = None;
         self.checkpoints.own.insert(n, root);
         self.make_stable(n, proof, self.least_needed().max(dropped));
     }
@@ -219,6 +238,7 @@ impl Agreement {
         self.forget_certified(n);
         self.checkpoints.votes.retain(|at, _| *at > n);
         self.checkpoints.own.retain(|at, _| *at >= n);
+        self.checkpoints.executed_at.retain(|at, _| *at > n);
         self.checkpoints.proofs.insert(n, proof.clone());
         self.forget_old_proofs();
         self.progress_at = self.now;

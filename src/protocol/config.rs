@@ -69,8 +69,8 @@ impl Config {
         Config {
             size,
             me,
-            checkpoint_interval: 128,
-            log_window: 512,
+            checkpoint_interval: 256,
+            log_window: 1_024,
             log_bytes_max: 32 << 20,
             pipeline_max: 16,
             batch_requests_max: 4_096,

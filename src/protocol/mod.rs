@@ -17,6 +17,7 @@ mod transfer;
 pub mod view_change;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 
 use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
 use crate::wire::{Choice, Message, PrePrepare, SignedCheckpoint, Vote};
@@ -306,6 +307,12 @@ impl Agreement {
     /// Bytes of the batches in the log.
     pub fn log_bytes(&self) -> usize {
         self.log.bytes()
+    }
+
+    /// How long the last stable checkpoint took to become so (P24), once its batch was executed here. None if none did, or
+    /// its state was fetched.
+    pub fn time_to_stable(&self) -> Option<Duration> {
+        self.checkpoints.time_to_stable()
     }
 
     /// Dropped messages and work done.

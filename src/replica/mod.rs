@@ -180,6 +180,7 @@ impl<S: Service> Replica<S> {
             stopped: self.stopped.clone(),
             executed: self.agreement.last_executed(),
             log_bytes: self.agreement.log_bytes(),
+            time_to_stable: self.agreement.time_to_stable(),
             prepared: self.agreement.last_prepared(),
             stable: self.agreement.last_stable(),
             checkpoints: self.roots.iter().copied().collect(),

@@ -32,6 +32,8 @@ pub struct StatusReport {
     pub checkpoints: Vec<(SeqNum, Digest)>,
     /// Bytes of the batches in its log.
     pub log_bytes: usize,
+    /// How long the last stable checkpoint took to become so, once its batch was executed here.
+    pub time_to_stable: Option<Duration>,
     /// Requests that wait for a proposal.
     pub waiting: usize,
     /// The checkpoint whose state it is fetching from others.

@@ -64,6 +64,8 @@ counters! {
         received,
         /// Datagrams handed to the path.
         sent,
+        /// Of them, those that left with others in one send, to be cut apart by the kernel.
+        segmented,
         /// Datagrams not sent because the path was full.
         send_full,
         /// Datagrams not sent because nobody listens there.

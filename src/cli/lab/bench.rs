@@ -57,6 +57,9 @@ pub struct LoadArgs {
     /// Puts of random values into the key-value store, under so many keys; --request is then the size of a value
     #[arg(long, value_name = "KEYS", conflicts_with_all = ["read_only", "reply"])]
     pub puts: Option<u64>,
+    /// Batches from one checkpoint to the next; the log holds four times as many
+    #[arg(long, value_name = "BATCHES", conflicts_with = "cluster")]
+    pub checkpoint_interval: Option<u64>,
     /// Seconds that are measured
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,
@@ -132,6 +135,7 @@ struct Report {
     view_changes: u64,
     /// Ordered operations per batch over the whole run; absent if there were none.
     ops_per_batch: Option<f64>,
+    checkpoints: Checkpoints,
     replicas: Vec<PerReplica>,
     configuration: Configuration,
     machine: Machine,
@@ -147,6 +151,19 @@ struct Bound {
     ops_ratio: f64,
     /// Our median latency, as a multiple of that.
     p50_ratio: f64,
+}
+
+/// What garbage collection costs in memory and time.
+#[derive(Clone, Copy, PartialEq, Debug, Serialize)]
+struct Checkpoints {
+    /// Batches from one to the next.
+    interval: u64,
+    /// Ordered operations from one to the next.
+    ops: Option<f64>,
+    /// From the execution of the last one's batch until a quorum had signed its state: of the slowest replica.
+    time_to_stable_ms: Option<f64>,
+    /// Batches in the log at the end of the run: of the fullest replica.
+    log_mib: f64,
 }
 
 #[derive(Clone, PartialEq, Debug, Serialize)]
@@ -230,7 +247,9 @@ fn own_cluster(args: &LoadArgs, load: &Load, stop: &Stop) -> Result<Report, Erro
     let size = ClusterSize::of(n)
         .ok_or_else(|| Error::Usage(format!("--replicas {n}: 3f + 1 make a cluster: 4, 7, 10, …")))?;
     let transport = args.transport.into();
-    let options = Options { f: size.f(), service: service(args), open: true, transport, network: false };
+    let checkpoint_interval = args.checkpoint_interval;
+    let options =
+        Options { f: size.f(), service: service(args), open: true, transport, checkpoint_interval, network: false };
     let lab = Laboratory::start(&options, stop)?;
     let identities = (0..load.clients).map(|_| files::new_identity()).collect::<Result<Vec<_>, _>>()?;
     let target = lab.target(transport, TIMEOUT);
@@ -379,6 +398,14 @@ fn report(
     };
     let replicas: Vec<PerReplica> = after.iter().map(of_replica).collect();
     let batches = replicas.iter().map(|replica| replica.batches).max().unwrap_or(0);
+    let ops_per_batch = (!run.load.read_only && batches > 0).then(|| measured.completed as f64 / batches as f64);
+    let interval = cluster.file.protocol.checkpoint_interval;
+    let checkpoints = Checkpoints {
+        interval,
+        ops: ops_per_batch.map(|ops| (ops * interval as f64).round()),
+        time_to_stable_ms: after.iter().filter_map(|s| s.time_to_stable_us).max().map(|us| round(us as f64 / 1e3, 1)),
+        log_mib: after.iter().map(|s| mib(s.log_bytes)).fold(0.0, f64::max),
+    };
     let said = |of: &dyn Fn(&ReplicaStatus) -> String| after.first().map_or_else(String::new, of);
     Report {
         ops_per_s: round(ops / seconds, 1),
@@ -398,8 +425,8 @@ fn report(
         fallbacks: measured.fallbacks,
         view_changes: status::view(cluster.size, after.iter())
             .saturating_sub(status::view(cluster.size, before.iter())),
-        ops_per_batch: (!run.load.read_only && batches > 0)
-            .then(|| round(measured.completed as f64 / batches as f64, 1)),
+        ops_per_batch: ops_per_batch.map(|ops| round(ops, 1)),
+        checkpoints,
         replicas,
         configuration: Configuration {
             replicas: cluster.size.n(),
@@ -464,6 +491,9 @@ fn show(report: &Report) -> Result<(), Error> {
         ("     together", number(cpu.total), "µs/operation"),
         ("memory", number(report.rss_mib_per_replica), "MiB, the largest replica"),
         ("batches of", number(report.ops_per_batch), "operations"),
+        ("operations a checkpoint", number(report.checkpoints.ops), ""),
+        ("         until stable", number(report.checkpoints.time_to_stable_ms), "ms, the slowest replica"),
+        ("log", format!("{}", report.checkpoints.log_mib), "MiB, the fullest replica"),
         ("sent again", report.retransmissions.to_string(), "requests"),
         ("view changes", report.view_changes.to_string(), ""),
         ("errors", (report.errors + report.wrong_results).to_string(), ""),

@@ -219,7 +219,7 @@ impl Bench<'_> {
         let size = ClusterSize::of(n)
             .ok_or_else(|| Error::Usage(format!("--replicas {n}: 3f + 1 make a cluster: 4, 7, 10, …")))?;
         let transport = args.transport.into();
-        let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport, network: false };
+        let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport, ..Options::STORES };
         let lab = Laboratory::start(&options, stop)?;
         within_quota(&plan(args, 4, 0).1, args.clients, &lab.cluster().file.state)?;
         let port = free_ports(Ipv4Addr::LOCALHOST.into(), 40_000 + (std::process::id() % 20_000) as u16, 1);

@@ -43,6 +43,8 @@ pub struct Options {
     pub open: bool,
     /// The replicas' packet path.
     pub transport: TransportKind,
+    /// Batches from one checkpoint to the next, if not as ever.
+    pub checkpoint_interval: Option<u64>,
     /// Each replica in a network namespace of its own, so that lines can be cut; only where [`crate::lab::net::enter`]
     /// began.
     pub network: bool,
@@ -50,8 +52,14 @@ pub struct Options {
 
 impl Options {
     /// Four key-value stores on loopback.
-    pub const STORES: Options =
-        Options { f: 1, service: ServiceName::Kv, open: false, transport: TransportKind::Auto, network: false };
+    pub const STORES: Options = Options {
+        f: 1,
+        service: ServiceName::Kv,
+        open: false,
+        transport: TransportKind::Auto,
+        checkpoint_interval: None,
+        network: false,
+    };
 }
 
 /// A cluster of child processes. They end with it, however that ends, and its folder goes.
@@ -88,6 +96,7 @@ impl Laboratory {
             name: Some("lab".into()),
             open: options.open,
             signatures: false,
+            checkpoint_interval: options.checkpoint_interval,
             lab: options.network,
         };
         let n = ClusterSize::tolerating(options.f).map_or(0, ClusterSize::n);

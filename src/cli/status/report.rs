@@ -70,6 +70,8 @@ pub struct ReplicaStatus {
     pub socket: BTreeMap<String, u64>,
     /// The receive buffer, granted and asked for, bytes.
     pub receive_buffer: (usize, usize),
+    /// From the execution of the last stable checkpoint's batch until q had signed its state, microseconds.
+    pub time_to_stable_us: Option<u64>,
     /// Batches in the log, bytes.
     pub log_bytes: u64,
     /// The service's state in use, bytes.

@@ -221,3 +221,20 @@ fn p24_p38_checkpoints_that_nobody_will_reach_keep_no_proof_out() {
     backup.event(proof(far, 7)).pass(Duration::from_millis(200));
     assert_eq!(backup.transfers, [(far, false)]);
 }
+
+#[test]
+fn p24_how_long_a_checkpoint_takes_to_become_stable_counts_from_its_execution() {
+    let mut one = One::new(1);
+    for n in 1..=K {
+        one.agree(n);
+    }
+    one.pass(Duration::from_millis(30)).checkpoint(1, K, 7).checkpoint(2, K, 7);
+    assert_eq!(one.core.time_to_stable(), None);
+    one.pass(Duration::from_millis(12)).checkpoint(3, K, 7);
+    assert_eq!((one.core.last_stable(), one.core.time_to_stable()), (SeqNum(K), Some(Duration::from_millis(42))));
+
+    // Whose state is fetched was executed elsewhere.
+    one.checkpoint(0, 3 * K, 7).checkpoint(2, 3 * K, 7).checkpoint(3, 3 * K, 7);
+    one.pass(Duration::from_millis(101)).event(Event::Transferred(SeqNum(3 * K)));
+    assert_eq!((one.core.last_stable(), one.core.time_to_stable()), (SeqNum(3 * K), None));
+}

@@ -141,6 +141,7 @@ impl Agreement {
     /// `batch` is committed and handed to execution.
     pub(in crate::protocol) fn executed(&mut self, batch: &Batch, accepted_at: Time) {
         self.queue.executed(batch);
+        self.note_checkpoint_due();
         if accepted_at > Time(0) {
             self.oldest.sample(self.now.since(accepted_at));
             self.views.failed = self.views.failed.saturating_sub(1);

@@ -348,6 +348,7 @@ impl AgreementRole {
             stopped: None,
             executed: agreement.last_executed(),
             log_bytes: agreement.log_bytes(),
+            time_to_stable: agreement.time_to_stable(),
             prepared: agreement.last_prepared(),
             stable: agreement.last_stable(),
             checkpoints: Vec::new(),

@@ -274,7 +274,13 @@ impl Uring {
                 Operation::Send => match -result {
                     libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM => self.counters.send_full.add(1),
                     libc::ECONNREFUSED => self.counters.send_refused.add(1),
-                    _ => self.counters.send_failed.add(1),
+                    error => {
+                        self.counters.send_failed.add(1);
+                        // What was to be cut and could not be: a path that became narrower, a device without checksums.
+                        if matches!(error, libc::EINVAL | libc::EIO | libc::EMSGSIZE) {
+                            self.sender.without_segments();
+                        }
+                    }
                 },
                 Operation::Other => {}
             }
@@ -440,6 +446,7 @@ impl Transport for Uring {
                 unsafe { self.sender.queue(&mut self.ring, &batch[at..], self.datagram_max, &self.book, file) };
             self.counters.sent.add(queued.queued as u64);
             self.counters.send_failed.add(queued.refused as u64);
+            self.counters.segmented.add(queued.segmented as u64);
             if !self.drain() {
                 mem::replace(&mut self.sender, Sender::new()).leak();
                 mem::forget(mem::take(batch));

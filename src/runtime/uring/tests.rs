@@ -129,6 +129,49 @@ fn a_burst_beyond_the_slots_loses_nothing() {
 }
 
 #[test]
+fn datagrams_of_one_size_leave_together_and_arrive_as_they_were() {
+    let mut bound = replicas(3);
+    let mut c = open(bound.pop().unwrap());
+    let (mut b, mut a) = (open(bound.pop().unwrap()), open(bound.pop().unwrap()));
+    let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let to_stranger = Peer::Address(stranger.local_addr().unwrap());
+    // Rising and falling, interleaved for two replicas, more than a send may hold, the last ones shorter.
+    let sizes = [100, 1_200, 1_200, 1_200, 900, 1_200, 1_200, 40, 40, 0, 8_000, 8_000, 8_000];
+    let sizes: Vec<usize> = sizes.into_iter().chain([1_000; 150]).chain([7; 3]).collect();
+    let body = |i: usize, to: u8| vec![(i as u8).wrapping_mul(31) ^ to; sizes[i]];
+    let mut batch = Vec::new();
+    for i in 0..sizes.len() {
+        batch.push(outgoing(r(1), &[i as u8], &body(i, 1)));
+        batch.push(outgoing(r(2), &[i as u8], &body(i, 2)));
+        if i % 40 < 3 {
+            batch.push(outgoing(to_stranger, &[i as u8], &body(i, 3)));
+        }
+    }
+    let total = batch.len() as u64;
+    a.send(&mut batch);
+    for (transport, to) in [(&mut b, 1), (&mut c, 2)] {
+        for (i, datagram) in take(transport, sizes.len()).into_iter().enumerate() {
+            assert_eq!((datagram.from, datagram.bytes[0]), (r(0), i as u8), "in order");
+            assert!(datagram.bytes[1..] == body(i, to)[..], "datagram {i} of {} bytes for {to}", sizes[i]);
+        }
+    }
+    let mut buffer = [0; 9_000];
+    for i in (0..sizes.len()).filter(|i| i % 40 < 3) {
+        let (len, _) = stranger.recv_from(&mut buffer).unwrap();
+        assert_eq!(buffer[..len], [&[i as u8], &body(i, 3)[..]].concat());
+    }
+    let counts = a.counters().read();
+    assert_eq!((counts.sent, counts.send_failed), (total, 0));
+    assert!(counts.segmented > 300, "{counts:?}");
+
+    // Where the kernel refuses to cut, each leaves by itself.
+    a.sender.without_segments();
+    a.send(&mut (0..20).map(|i| outgoing(r(1), &[i], &[1; 1_000])).collect());
+    assert_eq!(take(&mut b, 20).len(), 20);
+    assert_eq!(a.counters().read().segmented, counts.segmented);
+}
+
+#[test]
 fn slots_held_forever_starve_nobody_and_come_back_from_other_threads() {
     let (mut a, mut b) = two();
     let mut held: Vec<Bytes> = Vec::new();
