@@ -60,6 +60,8 @@ fn every_verb_has_help_with_an_example() {
         "kv export",
         "bench load",
         "bench failover",
+        "bfs",
+        "bfs nfs",
         "sim",
         "bench transfer",
         "demo",

@@ -10,6 +10,7 @@
 //! | `table`, `directory`, `content` | how they lie in pages |
 //! | `stat`, `create`, `names`, `listing`, `results` | the procedures |
 //! | `answer` | results, read again: for clients |
+//! | `rpc` | calls and replies of ONC RPC, and the MOUNT protocol: for gateways |
 //! | `fsck` | whether all of it fits together |
 //!
 //! A call that is refused has changed nothing. Everything that is answered is stable: WRITE is FILE_SYNC, COMMIT trivial.
@@ -32,6 +33,7 @@ mod names;
 mod procedure;
 mod request;
 mod results;
+pub mod rpc;
 mod stat;
 mod status;
 mod table;

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the command line lives in the world: clocks, sleeps, threads")]
 
+mod bfs;
 mod check;
 pub mod config;
 mod connect;
@@ -57,6 +58,8 @@ enum Verb {
     Replica(replica::ReplicaArgs),
     /// Use the replicated key-value store
     Kv(kv::Kv),
+    /// Use the replicated file system
+    Bfs(bfs::BfsArgs),
     /// Break a simulated cluster, seed by seed
     Sim(sim::SimArgs),
     /// Kill, stop and cut off replicas of a cluster that works, from a seed
@@ -142,6 +145,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::DiffState(args) => diff::diff_state(&args),
         Verb::Replica(args) => replica::replica(&args),
         Verb::Kv(args) => kv::run(args),
+        Verb::Bfs(args) => bfs::run(&args),
         Verb::Demo(args) => lab::demo::demo(&args),
         Verb::Sim(args) => sim::sim(&args),
         Verb::Chaos(args) => lab::chaos::chaos(&args),

@@ -68,6 +68,7 @@ pub fn replica(args: &ReplicaArgs) -> Result<(), Error> {
     match config.cluster.file.service {
         ServiceName::Kv => run(args, &config, instance, keyring, Kv),
         ServiceName::Null => run(args, &config, instance, keyring, Null),
+        ServiceName::Bfs => run(args, &config, instance, keyring, config.cluster.bfs()),
     }
 }
 

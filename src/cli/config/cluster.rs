@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{folder_of, parse, read, within, wrong};
 use crate::auth::{AuthMode, ClusterKeys, PublicIdentity, Rights};
+use crate::bfs::Bfs;
 use crate::cli::errors::Error;
 use crate::execution::ExecutorConfig;
 use crate::limits;
@@ -24,6 +25,8 @@ pub enum ServiceName {
     Kv,
     /// Requests and replies of chosen sizes, for benchmarks
     Null,
+    /// The file system of `castra bfs`
+    Bfs,
 }
 
 impl ServiceName {
@@ -32,6 +35,7 @@ impl ServiceName {
         match self {
             ServiceName::Kv => "kv",
             ServiceName::Null => "null",
+            ServiceName::Bfs => "bfs",
         }
     }
 }
@@ -252,6 +256,39 @@ impl Default for StateSection {
     }
 }
 
+/// Of the file system. Replicas that differ here come to different states.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BfsSection {
+    /// Calls of root are nobody's.
+    pub root_squash: bool,
+    /// Who owns the root directory of an empty file system.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permissions: octal digits.
+    pub mode: String,
+}
+
+impl Default for BfsSection {
+    fn default() -> BfsSection {
+        let Bfs { root_squash, uid, gid, mode } = Bfs::default();
+        BfsSection { root_squash, uid, gid, mode: format!("{mode:04o}") }
+    }
+}
+
+impl BfsSection {
+    fn is_default(&self) -> bool {
+        *self == BfsSection::default()
+    }
+
+    /// The file system; `None` if the mode is none.
+    fn file_system(&self) -> Option<Bfs> {
+        let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o7777)?;
+        Some(Bfs { root_squash: self.root_squash, uid: self.uid, gid: self.gid, mode })
+    }
+}
+
 /// The file as it is written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -280,6 +317,9 @@ pub struct ClusterFile {
     /// Bounds of the state.
     #[serde(default)]
     pub state: StateSection,
+    /// Of the file system, where that is the service.
+    #[serde(default, skip_serializing_if = "BfsSection::is_default")]
+    pub bfs: BfsSection,
     /// The replicas.
     pub replicas: Vec<ReplicaEntry>,
 }
@@ -362,6 +402,10 @@ impl Cluster {
         within(path, "protocol.datagram_bytes_max", p.datagram_bytes_max, limits::DATAGRAM_MIN..=limits::DATAGRAM_MAX)?;
         let pages = u64::from(u32::MAX) * limits::PAGE as u64;
         within(path, "state.service_bytes_max", self.file.state.service_bytes_max, 1 << 20..=pages)?;
+        if self.file.bfs.file_system().is_none() {
+            let seen = format!("bfs.mode is {:?}", self.file.bfs.mode);
+            return Err(wrong(path, seen, "permissions are octal digits, 0000 to 7777"));
+        }
         let core = self.protocol(ReplicaId(0));
         core.validate().map_err(|seen| wrong(path, seen, "see [protocol]; `castra config check` prints all values"))?;
         let execution = self.execution();
@@ -382,6 +426,11 @@ impl Cluster {
             service_pages: u32::try_from(s.service_bytes_max / limits::PAGE as u64).unwrap_or(u32::MAX),
             ..ExecutorConfig::default()
         }
+    }
+
+    /// The file system, if that is the service.
+    pub fn bfs(&self) -> Bfs {
+        self.file.bfs.file_system().expect("it was checked")
     }
 
     /// The agreement core's configuration for replica `me`.

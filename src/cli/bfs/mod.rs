@@ -1,0 +1,82 @@
+//! `castra bfs`: the replicated file system for ordinary programs.
+
+mod duplicates;
+mod nfs;
+mod volume;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+
+use self::volume::Volume;
+use super::config::{ServiceName, wrong};
+use super::connect::connect;
+use super::errors::Error;
+use crate::bfs::Bfs;
+use crate::limits::PAGE;
+
+/// `castra bfs`
+#[derive(Args, Debug)]
+#[command(
+    after_help = "Example:\n  castra cluster init lab --service bfs && castra up lab\n  castra bfs nfs --cluster lab --listen \
+                  127.0.0.1:2049"
+)]
+pub struct BfsArgs {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// What can be done with the file system.
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Serve it to NFSv3 clients, as a client of the cluster
+    #[command(after_help = nfs::EXAMPLE)]
+    Nfs(nfs::Nfs),
+}
+
+/// Where the file system is.
+#[derive(Args, Debug)]
+struct Source {
+    /// The cluster's folder, or a client.toml
+    #[arg(long, short, default_value = ".", value_name = "DIR")]
+    cluster: PathBuf,
+    /// Without a cluster: the same file system in this process, empty at start and gone at the end
+    #[arg(long, conflicts_with = "cluster")]
+    unreplicated: bool,
+    /// Size of the unreplicated file system
+    #[arg(long, default_value_t = 1_024, requires = "unreplicated", value_name = "MIB", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    size: u32,
+    /// Who owns the unreplicated file system's root directory
+    #[arg(long, default_value_t = 0, requires = "unreplicated")]
+    uid: u32,
+    /// Give a request up after so many seconds. Programs wait as long, and then fail
+    #[arg(long, default_value_t = 600, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    timeout: u64,
+}
+
+impl Source {
+    /// Opens it, and says what it is.
+    fn open(&self) -> Result<(Volume, String), Error> {
+        if self.unreplicated {
+            let pages = u32::try_from(u64::from(self.size) * (1 << 20) / PAGE as u64).unwrap_or(u32::MAX);
+            let bfs = Bfs { uid: self.uid, gid: self.uid, ..Bfs::default() };
+            return Ok((Volume::alone(bfs, pages), format!("an unreplicated file system of {} MiB", self.size)));
+        }
+        let connected = connect(&self.cluster, Some(Duration::from_secs(self.timeout)))?;
+        let cluster = &connected.config.cluster;
+        if cluster.file.service != ServiceName::Bfs {
+            let seen = format!("the service of this cluster is {}", cluster.file.service.word());
+            return Err(wrong(&cluster.path, seen, "make one with: castra cluster init DIR --service bfs"));
+        }
+        let what = format!("the file system of cluster {}", cluster.file.name);
+        Ok((Volume::replicated(connected.client), what))
+    }
+}
+
+/// Runs a verb.
+pub fn run(args: &BfsArgs) -> Result<(), Error> {
+    match &args.verb {
+        Verb::Nfs(args) => nfs::run(args),
+    }
+}

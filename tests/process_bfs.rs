@@ -1,0 +1,238 @@
+//! The NFS gateway as a process: what its clients see over TCP, on one file system in its process and on a cluster of four,
+//! whose primary is killed meanwhile.
+#![cfg(feature = "cli")]
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use castra::bfs::rpc::{self, MOUNT, NFS};
+use castra::bfs::xdr::Sink as _;
+use castra::bfs::{Answer, CreateHow, Handle, NewAttributes, Place, Procedure, Request, Status};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A gateway that runs; its drop ends it.
+struct Gateway {
+    process: Child,
+    address: String,
+}
+
+impl Gateway {
+    fn start(args: &[&str]) -> Gateway {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+        let mut process = command.args(["bfs", "nfs"]).args(args).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        let address = said.strip_prefix("nfs://").and_then(|rest| rest.split('/').next());
+        let address = address.unwrap_or_else(|| panic!("{said}")).to_owned();
+        Gateway { process, address }
+    }
+
+    fn connect(&self) -> Caller {
+        let stream = TcpStream::connect(&self.address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Caller { stream, xid: 0 }
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+struct Caller {
+    stream: TcpStream,
+    xid: u32,
+}
+
+/// A call as root, without its record mark.
+fn record(xid: u32, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> Vec<u8> {
+    let mut record = Vec::new();
+    for word in [xid, 0, 2, program, version, procedure, 1, 20, 0, 0, 0, 0, 0, 0, 0] {
+        record.put_u32(word);
+    }
+    record.put(arguments);
+    record
+}
+
+fn marked(record: &[u8]) -> Vec<u8> {
+    [&(record.len() as u32 | 0x8000_0000).to_be_bytes()[..], record].concat()
+}
+
+impl Caller {
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next reply, from its xid on; `None` if the other end has closed.
+    fn receive(&mut self) -> Option<Vec<u8>> {
+        let mut header = [0; 4];
+        self.stream.read_exact(&mut header).ok()?;
+        let (len, last) = rpc::fragment(header);
+        assert!(last);
+        let mut reply = vec![0; len];
+        self.stream.read_exact(&mut reply).unwrap();
+        Some(reply)
+    }
+
+    /// accept_stat and results.
+    fn ask(&mut self, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> (u32, Vec<u8>) {
+        self.xid += 1;
+        let xid = self.xid;
+        self.send(&marked(&record(xid, program, version, procedure, arguments)));
+        let reply = self.receive().expect("a reply");
+        assert_eq!(reply[..20], [&xid.to_be_bytes()[..], &[0, 0, 0, 1], &[0; 12]].concat());
+        (u32::from_be_bytes(reply[20..24].try_into().unwrap()), reply[24..].to_vec())
+    }
+
+    fn nfs(&mut self, request: Request<'_>) -> Vec<u8> {
+        let mut arguments = Vec::new();
+        request.encode(&mut arguments);
+        let (accepted, results) = self.ask(NFS, 3, request.procedure() as u32, &arguments);
+        assert_eq!(accepted, 0, "{request:?}");
+        results
+    }
+
+    fn create(&mut self, name: &str) -> Handle {
+        let at = Place { directory: Some(Handle::ROOT), name: name.as_bytes() };
+        let results = self.nfs(Request::Create { at, how: CreateHow::Guarded(NewAttributes::mode(0o644)) });
+        Answer::parse(Procedure::Create, &results).unwrap().handle.unwrap()
+    }
+
+    fn write(&mut self, file: Handle, offset: u64, data: &[u8]) {
+        let write = Request::Write { file: Some(file), offset, count: data.len() as u32, stable: 0, data };
+        let results = self.nfs(write);
+        assert_eq!(Answer::parse(Procedure::Write, &results).unwrap().count, data.len() as u32);
+    }
+
+    fn read(&mut self, file: Handle, offset: u64, count: u32) -> Vec<u8> {
+        let results = self.nfs(Request::Read { file: Some(file), offset, count });
+        Answer::parse(Procedure::Read, &results).unwrap().data.to_vec()
+    }
+}
+
+#[test]
+fn a_gateway_speaks_rpc_as_the_protocol_has_it() {
+    let gateway = Gateway::start(&["--unreplicated", "--size", "16", "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    assert_eq!(caller.ask(NFS, 3, 0, &[]), (0, vec![]));
+    assert_eq!(caller.ask(MOUNT, 3, 0, &[]), (0, vec![]));
+    assert_eq!(caller.ask(NFS, 2, 0, &[]).0, 2, "PROG_MISMATCH");
+    assert_eq!(caller.ask(100_000, 2, 0, &[]).0, 1, "PROG_UNAVAIL");
+    assert_eq!(caller.ask(NFS, 3, 22, &[]), (3, vec![]), "PROC_UNAVAIL");
+    assert_eq!(caller.ask(NFS, 3, 1, &[1, 2, 3]), (4, vec![]), "GARBAGE_ARGS");
+    assert_eq!(caller.ask(MOUNT, 3, 1, &[0xff; 4]), (4, vec![]), "GARBAGE_ARGS");
+    let mut path = Vec::new();
+    path.put_opaque(b"/");
+    let (_, mounted) = caller.ask(MOUNT, 3, 1, &path);
+    assert_eq!(mounted, rpc::mounted(Ok(Handle::ROOT)));
+    path.clear();
+    path.put_opaque(b"/none");
+    assert_eq!(caller.ask(MOUNT, 3, 1, &path).1, (Status::NoEnt as u32).to_be_bytes());
+    assert_eq!(caller.ask(MOUNT, 3, 5, &[]).1, rpc::exports());
+
+    // A call in fragments of three bytes.
+    let mut bytes = Vec::new();
+    let call = record(1_000, NFS, 3, 0, &[]);
+    for part in call.chunks(3) {
+        bytes.put_u32(part.len() as u32);
+        bytes.put(part);
+    }
+    let last = bytes.len() - call.chunks(3).last().unwrap().len() - 4;
+    bytes[last] = 0x80;
+    caller.send(&bytes);
+    assert_eq!(caller.receive().unwrap()[..4], 1_000u32.to_be_bytes());
+    // What is no RPC ends the connection, and nobody else's.
+    let others = &mut gateway.connect();
+    for bytes in [vec![0xff; 8], marked(b"GET / HTTP/1.1"), vec![0x80, 0, 0, 0], vec![0; 4]] {
+        let hostile = &mut gateway.connect();
+        hostile.send(&bytes);
+        assert_eq!(hostile.receive(), None, "{bytes:?}");
+    }
+    assert_eq!(others.ask(NFS, 3, 0, &[]), (0, vec![]));
+}
+
+#[test]
+fn a_call_that_comes_twice_is_carried_out_once() {
+    let gateway = Gateway::start(&["--unreplicated", "--size", "16", "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    let mut arguments = Vec::new();
+    let at = Place { directory: Some(Handle::ROOT), name: b"a" };
+    Request::MkDir { at, new: NewAttributes::mode(0o755) }.encode(&mut arguments);
+    let call = marked(&record(7, NFS, 3, Procedure::MkDir as u32, &arguments));
+    caller.send(&call);
+    let first = caller.receive().unwrap();
+    assert_eq!(first[20..28], [0; 8]);
+    caller.send(&call);
+    assert_eq!(caller.receive().unwrap(), first);
+    let again = &mut gateway.connect();
+    again.send(&call);
+    assert_eq!(again.receive().unwrap(), first, "also by another connection");
+    again.send(&marked(&record(8, NFS, 3, Procedure::MkDir as u32, &arguments)));
+    assert_eq!(again.receive().unwrap()[24..28], (Status::Exist as u32).to_be_bytes());
+}
+
+#[test]
+fn many_calls_of_one_connection_are_under_way_together() {
+    let gateway = Gateway::start(&["--unreplicated", "--size", "16", "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    let mut arguments = Vec::new();
+    Request::GetAttr { object: Some(Handle::ROOT) }.encode(&mut arguments);
+    let calls: Vec<u8> = (0..1_000u32).flat_map(|xid| marked(&record(xid, NFS, 3, 1, &arguments))).collect();
+    caller.send(&calls);
+    for xid in 0..1_000u32 {
+        assert_eq!(caller.receive().unwrap()[..4], xid.to_be_bytes());
+    }
+}
+
+fn castra(args: &[&str]) {
+    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(args).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+}
+
+/// A cluster that runs; its drop ends it.
+struct Lab {
+    _folder: tempfile::TempDir,
+    dir: String,
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        let mut down = Command::new(env!("CARGO_BIN_EXE_castra"));
+        let _ = down.args(["down", &self.dir]).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
+
+#[test]
+fn files_survive_the_primary_and_the_gateway() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    let lab = Lab { _folder: folder, dir };
+    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+    castra(&["up", &lab.dir]);
+    let start = || Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
+    let gateway = start();
+    let caller = &mut gateway.connect();
+    let file = caller.create("file");
+    let content: Vec<u8> = (0..400_000u32).map(|i| (i / 7) as u8).collect();
+    for (i, part) in content.chunks(20_000).enumerate() {
+        if i == 7 {
+            let pid = std::fs::read_to_string(Path::new(&lab.dir).join("r0.pid")).unwrap();
+            let pid = pid.split_whitespace().next().unwrap().to_owned();
+            assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        }
+        caller.write(file, i as u64 * 20_000, part);
+    }
+    // The handle outlives the gateway that gave it out.
+    drop(gateway);
+    let gateway = start();
+    let caller = &mut gateway.connect();
+    for (i, part) in content.chunks(50_000).enumerate() {
+        assert_eq!(caller.read(file, i as u64 * 50_000, 50_000), part);
+    }
+}
