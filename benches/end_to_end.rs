@@ -65,7 +65,7 @@ impl Loopback {
     fn client(&self) -> Result<Client, Box<dyn std::error::Error>> {
         let udp = UdpConfig::client(self.addresses.clone());
         let open = move || Ok(Udp::open(Bound::bind(udp)?, Backend::Auto)?.0);
-        let mut config = ClientConfig { window: WINDOW as u64, ..ClientConfig::default() };
+        let mut config = ClientConfig { sessions: WINDOW / 64, window: 64, ..ClientConfig::default() };
         config.endpoint.datagram_max = UdpConfig::DATAGRAM_DEFAULT;
         Ok(Client::connect(&self.client, self.keys.clone(), config, open)?)
     }
