@@ -90,7 +90,7 @@ impl Credentials {
         self.gid == gid || self.groups().contains(&gid)
     }
 
-    /// Whether the mode of the file lets him: `wanted` is of [`READ`], [`WRITE`] and [`EXECUTE`].
+    /// Whether the mode of the file lets him: `wanted` is of `READ`, `WRITE` and `EXECUTE`.
     pub fn may(&self, inode: &Inode, wanted: u32) -> bool {
         if self.is_root() {
             // Root executes only what somebody may execute.
