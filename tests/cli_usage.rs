@@ -62,6 +62,7 @@ fn every_verb_has_help_with_an_example() {
         "bench failover",
         "bfs",
         "bfs nfs",
+        "bfs mount",
         "sim",
         "bench transfer",
         "demo",

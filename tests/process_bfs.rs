@@ -236,3 +236,101 @@ fn files_survive_the_primary_and_the_gateway() {
         assert_eq!(caller.read(file, i as u64 * 50_000, 50_000), part);
     }
 }
+
+/// A mounted file system; its drop ends it.
+struct Mount {
+    process: Child,
+    _folder: tempfile::TempDir,
+    path: std::path::PathBuf,
+}
+
+impl Mount {
+    /// `None` where nothing can be mounted: without /dev/fuse, or without root.
+    fn start(source: &[&str]) -> Option<Mount> {
+        if std::fs::File::options().read(true).write(true).open("/dev/fuse").is_err()
+            || !rustix::process::geteuid().is_root()
+        {
+            eprintln!("skipped: nothing can be mounted here (no /dev/fuse, or not root)");
+            assert!(std::env::var_os("CI_STRICT").is_none());
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().to_owned();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+        let command = command.args(["bfs", "mount"]).args(source).arg(&path).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert!(said.contains("file system"), "{said}");
+        Some(Mount { process, _folder: folder, path })
+    }
+
+    /// As SIGTERM does; whether it ended well.
+    fn end(mut self) -> bool {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        self.process.wait().unwrap().success()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // An unmounted one has ended, and this does nothing.
+        let _ = Command::new("umount").arg("-l").arg(&self.path).stderr(Stdio::null()).status();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn programs_use_a_mounted_folder() {
+    use std::fs;
+    use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+
+    let Some(mount) = Mount::start(&["--unreplicated", "--size", "64"]) else { return };
+    let at = |name: &str| mount.path.join(name);
+    fs::create_dir(at("folder")).unwrap();
+    let large: Vec<u8> = (0..3_000_000u32).map(|i| (i >> 3) as u8).collect();
+    fs::write(at("folder/large"), &large).unwrap();
+    assert_eq!(fs::read(at("folder/large")).unwrap(), large);
+    fs::hard_link(at("folder/large"), at("second")).unwrap();
+    assert_eq!(fs::metadata(at("second")).unwrap().nlink(), 2);
+    symlink("second", at("third")).unwrap();
+    assert_eq!(fs::metadata(at("third")).unwrap().len(), 3_000_000);
+    fs::set_permissions(at("second"), fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(fs::metadata(at("folder/large")).unwrap().mode() & 0o7777, 0o600);
+    assert_eq!(fs::remove_dir(at("folder")).unwrap_err().raw_os_error(), Some(39), "ENOTEMPTY");
+    let sparse = fs::File::create(at("sparse")).unwrap();
+    sparse.write_at(b"end", 1 << 40).unwrap();
+    let metadata = sparse.metadata().unwrap();
+    assert_eq!(metadata.len(), (1 << 40) + 3);
+    assert!(metadata.blocks() < 100);
+    drop(sparse); // A folder in use cannot be unmounted.
+
+    // More names than one answer has, each seen once.
+    fs::create_dir(at("many")).unwrap();
+    (0..2_000).for_each(|i| drop(fs::File::create(at(&format!("many/{i}"))).unwrap()));
+    let mut names: Vec<u32> = fs::read_dir(at("many"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(names, (0..2_000).collect::<Vec<_>>());
+    fs::remove_dir_all(at("many")).unwrap();
+
+    // What is removed or replaced while it is open can be read until it is closed.
+    let open = fs::File::open(at("second")).unwrap();
+    fs::remove_file(at("folder/large")).unwrap();
+    fs::write(at("new"), b"new").unwrap();
+    fs::rename(at("new"), at("second")).unwrap();
+    let mut start = [0; 100];
+    open.read_exact_at(&mut start, 50_000).unwrap();
+    assert_eq!(start[..], large[50_000..50_100]);
+    assert_eq!(open.metadata().unwrap().nlink(), 0);
+    assert_eq!(fs::read(at("second")).unwrap(), b"new");
+    drop(open);
+    fs::remove_dir(at("folder")).unwrap();
+    let left: Vec<_> = fs::read_dir(&mount.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.len() >= 3, "{left:?}");
+    assert!(mount.end());
+}

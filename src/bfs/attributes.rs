@@ -25,6 +25,11 @@ impl Handle {
     /// The root directory's, which is always there.
     pub const ROOT: Handle = Handle { inode: InodeId::ROOT, generation: 0 };
 
+    /// cookieverf3 of the directory: its cookies are good as long as it is there.
+    pub fn cookie_verifier(self) -> [u8; 8] {
+        self.generation.to_be_bytes()
+    }
+
     /// As it travels, without its length.
     pub fn to_bytes(self) -> [u8; HANDLE] {
         let mut bytes = [0; HANDLE];

@@ -121,8 +121,3 @@ pub(super) fn list(
         Some((cookie, InodeId(u32::from_be_bytes(*inode)), name.to_vec()))
     })
 }
-
-/// What a directory's cookies belong to (cookieverf3): they are good as long as the directory is.
-pub(super) fn verifier(inode: &Inode) -> [u8; 8] {
-    inode.generation.to_be_bytes()
-}

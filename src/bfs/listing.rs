@@ -34,7 +34,7 @@ const PLUS: u64 = 4 + 84 + 4 + 4 + 16;
 pub(super) fn open(region: &Region, cred: &Credentials, listing: &Listing) -> Result<(InodeId, Inode), Status> {
     let (id, inode) = directory::find(region, listing.directory)?;
     cred.check(&inode, READ)?;
-    if listing.cookie != 0 && listing.verifier != directory::verifier(&inode) {
+    if listing.cookie != 0 && listing.verifier != table::handle(id, &inode).cookie_verifier() {
         return Err(Status::BadCookie);
     }
     let first = entries(region, id, &inode, listing.cookie).next();
@@ -46,7 +46,7 @@ pub(super) fn open(region: &Region, cred: &Credentials, listing: &Listing) -> Re
 
 /// Writes verifier, entries and eof.
 pub(super) fn encode(region: &Region, (id, inode): (InodeId, &Inode), listing: &Listing, sink: &mut impl Sink) {
-    sink.put(&directory::verifier(inode));
+    sink.put(&table::handle(id, inode).cookie_verifier());
     let plus = listing.names.is_some();
     let mut room = Room::of(listing);
     let mut eof = true;

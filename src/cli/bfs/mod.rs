@@ -1,7 +1,10 @@
 //! `castra bfs`: the replicated file system for ordinary programs.
 
 mod duplicates;
+mod mount;
 mod nfs;
+mod opened;
+mod translate;
 mod volume;
 
 use std::path::PathBuf;
@@ -18,10 +21,8 @@ use crate::limits::PAGE;
 
 /// `castra bfs`
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Example:\n  castra cluster init lab --service bfs && castra up lab\n  castra bfs nfs --cluster lab --listen \
-                  127.0.0.1:2049"
-)]
+#[command(after_help = "Example:\n  castra cluster init lab --service bfs && castra up lab\n  castra bfs mount \
+                  --cluster lab /mnt")]
 pub struct BfsArgs {
     #[command(subcommand)]
     verb: Verb,
@@ -33,6 +34,9 @@ enum Verb {
     /// Serve it to NFSv3 clients, as a client of the cluster
     #[command(after_help = nfs::EXAMPLE)]
     Nfs(nfs::Nfs),
+    /// Mount it as a folder, by FUSE
+    #[command(after_help = mount::EXAMPLE)]
+    Mount(mount::Mount),
 }
 
 /// Where the file system is.
@@ -78,5 +82,6 @@ impl Source {
 pub fn run(args: &BfsArgs) -> Result<(), Error> {
     match &args.verb {
         Verb::Nfs(args) => nfs::run(args),
+        Verb::Mount(args) => mount::run(args),
     }
 }
