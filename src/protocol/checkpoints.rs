@@ -238,7 +238,7 @@ impl Agreement {
         self.forget_certified(n);
         self.checkpoints.votes.retain(|at, _| *at > n);
         self.checkpoints.own.retain(|at, _| *at >= n);
-        self.checkpoints.executed_at.retain(|at, _| *at > n);
+        self.checkpoints.executed_at = self.checkpoints.executed_at.split_off(&n.next());
         self.checkpoints.proofs.insert(n, proof.clone());
         self.forget_old_proofs();
         self.progress_at = self.now;

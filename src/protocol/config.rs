@@ -103,10 +103,8 @@ impl Config {
             format!("{} is not a replica of a cluster of {}", self.me, self.size.n())
         } else if k == 0 {
             "checkpoint_interval must be at least 1".into()
-        } else if l < 2 * k || !l.is_multiple_of(k) {
+        } else if l / 2 < k || !l.is_multiple_of(k) {
             format!("log_window ({l}) must be a multiple of checkpoint_interval ({k}) and at least twice it")
-        } else if l > limits::LOG_WINDOW_MAX {
-            format!("log_window ({l}) must be at most {}", limits::LOG_WINDOW_MAX)
         } else if self.pipeline_max == 0 || self.pipeline_max > l {
             format!("pipeline_max ({}) must be between 1 and log_window ({l})", self.pipeline_max)
         } else if self.batch_requests_max < limits::PACK_REQUESTS_MAX {

@@ -79,11 +79,6 @@ impl Misdeeds {
         *self.0.entry(misdeed).or_default() += 1;
     }
 
-    /// How often.
-    pub fn of(&self, misdeed: Misdeed) -> u64 {
-        self.0.get(&misdeed).copied().unwrap_or(0)
-    }
-
     /// Names and counts of those that occurred.
     pub fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> + '_ {
         self.0.iter().map(|(misdeed, &count)| (misdeed.name(), count))

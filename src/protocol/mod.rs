@@ -450,11 +450,10 @@ impl Agreement {
 
     /// Keeps what is of the next view or just above the high watermark (P20).
     fn keep_ahead(&mut self, from: ReplicaId, message: Ordering) {
-        let (view, n) = message.place();
-        let (high, window) = (self.log.high(), self.config.log_window);
-        let lowest = if view == self.view && !self.views.pending { high } else { self.log.low() };
+        let (_, n) = message.place();
+        let (low, high) = (self.log.low(), self.log.high());
         let peer = self.peers.get_mut(&from).expect("heard");
-        if n > lowest && n.0 <= high.0 + window && peer.ahead.len() < self.config.ahead_max {
+        if n > low && n.0 <= high.0 + self.config.log_window && peer.ahead.len() < self.config.ahead_max {
             peer.ahead.push_back(message);
         } else {
             self.counters.outside_window += 1;

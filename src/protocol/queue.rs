@@ -206,6 +206,17 @@ mod tests {
         })
     }
 
+    /// What `client` asks at a time: so many requests, of so many bytes each.
+    fn load(client: u64, t: u64, requests: u64, bytes: usize) -> Pack {
+        let mut builder = PackBuilder::new(ClientId(client), EndpointId(client));
+        let op = vec![7; bytes];
+        for i in 0..requests {
+            let (session, t) = (SessionId(client), 100 * t + i);
+            builder.push(&Request { session, t, low: 0, kind: RequestKind::Ordered, op: &op });
+        }
+        builder.finish(false, |_, proof| proof.write(Proof::Vector(&[[0; 8]; 4])))
+    }
+
     fn held(bodies: &Bodies) -> usize {
         bodies.packs.values().map(|body| body.pack.encoded().len()).sum()
     }
@@ -222,7 +233,82 @@ mod tests {
         assert!(bodies.packs.is_empty() && bodies.order.is_empty() && bodies.bytes.is_empty());
     }
 
+    /// Requests, bytes that go inline, and bytes of packs.
+    fn sums<'a>(packs: impl IntoIterator<Item = &'a Pack>, inline_max: usize) -> [usize; 3] {
+        packs.into_iter().fold([0; 3], |[requests, inline, all], pack| {
+            let size = pack.encoded().len();
+            [requests + pack.len(), inline + if size <= inline_max { size } else { 0 }, all + size]
+        })
+    }
+
+    #[test]
+    fn p21_the_body_that_came_first_goes_first_though_it_comes_again() {
+        let quota = 2 * pack(0, false).encoded().len();
+        let mut bodies = Bodies::default();
+        for t in [1, 2, 1, 3] {
+            bodies.insert(pack(t, false), true, quota);
+        }
+        assert_eq!([1, 2, 3].map(|t| bodies.get(&pack(t, false).digest()).is_some()), [false, true, true]);
+    }
+
+    #[test]
+    fn p44_a_batch_is_filled_to_the_last_byte() {
+        let framing = load(1, 1, 1, 0).encoded().len();
+        let mut queue = Queue::default();
+        let mut left = BATCH_BYTES_MAX;
+        for t in 0.. {
+            let size = left.min(1 << 20);
+            queue.push(load(1, t, 1, size - framing), false, 32 << 20).unwrap();
+            left -= size;
+            if left == 0 {
+                break;
+            }
+        }
+        queue.push(load(1, 99, 1, 0), false, 32 << 20).unwrap();
+        assert_eq!(sums(&queue.take(100, 100, 1 << 20, 8 << 10), 0)[2], BATCH_BYTES_MAX);
+        assert_eq!(queue.requests(), 1);
+    }
+
     proptest! {
+        #[test]
+        fn p10_p21_a_batch_takes_what_fits_and_what_waits_is_counted_right(
+            steps in prop::collection::vec((0..4u8, 1..4u64, 1..4u64, 0..3usize), 1..60),
+            packs_max in 1..6usize,
+            requests_max in 1..8usize,
+            loads in 1..6usize,
+        ) {
+            let sizes = [8, 100, 600_000];
+            let unit = load(1, 1, 1, sizes[1]).encoded().len();
+            let (inline_max, bytes_max, quota) = (2 * unit, loads * unit, 4_000_000);
+            let mut queue = Queue::default();
+            for (t, (step, client, requests, size)) in (0..).zip(steps) {
+                let client_waits = |queue: &Queue| sums(queue.waiting.get(&ClientId(client)).into_iter().flatten(), 0)[2];
+                if step > 0 {
+                    let pack = load(client, t, requests, sizes[size]);
+                    let fits = client_waits(&queue) + pack.encoded().len() <= quota;
+                    prop_assert_eq!(queue.push(pack.clone(), false, quota), if fits { Ok(()) } else { Err(Refused::Quota) });
+                    let again = if fits { Refused::Duplicate } else { Refused::Quota };
+                    prop_assert_eq!(queue.push(pack, false, quota), Err(again));
+                } else {
+                    let taken = queue.take(packs_max, requests_max, bytes_max, inline_max);
+                    let within = |packs: &[Pack]| {
+                        let [requests, inline, all] = sums(packs, inline_max);
+                        packs.len() <= packs_max && requests <= requests_max && inline <= bytes_max && all <= BATCH_BYTES_MAX
+                    };
+                    prop_assert!(taken.len() <= 1 || within(&taken));
+                    if let Some(next) = queue.turn.front() {
+                        let mut more = taken.clone();
+                        more.push(queue.waiting[next][0].clone());
+                        prop_assert!(!taken.is_empty() && !within(&more), "another fits");
+                    }
+                }
+                let [requests, _, bytes] = sums(queue.waiting.values().flatten(), 0);
+                prop_assert_eq!((queue.requests(), queue.bytes()), (requests, bytes));
+                prop_assert_eq!(queue.is_empty(), requests == 0);
+                prop_assert_eq!(queue.bytes.get(&ClientId(client)).copied().unwrap_or(0), client_waits(&queue));
+            }
+        }
+
         #[test]
         fn p21_bodies_stay_within_the_clients_quota_and_are_counted_right(
             steps in prop::collection::vec((0..3u8, 0..8u64, any::<bool>(), any::<bool>()), 0..60),
@@ -233,9 +319,14 @@ mod tests {
                 match step {
                     0 => bodies.remove(&pack(t, signed).digest()),
                     _ => {
+                        let (count, bytes) = (bodies.packs.len(), held(&bodies));
+                        let known = bodies.get(&pack(t, signed).digest()).is_some();
                         bodies.insert(pack(t, signed), authentic, quota);
                         let (_, good) = bodies.get(&pack(t, signed).digest()).expect("the newest is kept");
                         prop_assert!(good || !authentic);
+                        if !known && bytes + pack(t, signed).encoded().len() <= quota {
+                            prop_assert_eq!(bodies.packs.len(), count + 1, "there was room");
+                        }
                     }
                 }
                 prop_assert_eq!(bodies.bytes.get(&ClientId(1)).copied().unwrap_or(0), held(&bodies));

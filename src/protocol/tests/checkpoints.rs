@@ -229,9 +229,14 @@ fn p24_how_long_a_checkpoint_takes_to_become_stable_counts_from_its_execution() 
         one.agree(n);
     }
     one.pass(Duration::from_millis(30)).checkpoint(1, K, 7).checkpoint(2, K, 7);
+    for n in K + 1..=2 * K {
+        one.agree(n);
+    }
     assert_eq!(one.core.time_to_stable(), None);
     one.pass(Duration::from_millis(12)).checkpoint(3, K, 7);
     assert_eq!((one.core.last_stable(), one.core.time_to_stable()), (SeqNum(K), Some(Duration::from_millis(42))));
+    one.pass(Duration::from_millis(8)).checkpoint(1, 2 * K, 7).checkpoint(2, 2 * K, 7).checkpoint(3, 2 * K, 7);
+    assert_eq!((one.core.last_stable(), one.core.time_to_stable()), (SeqNum(2 * K), Some(Duration::from_millis(20))));
 
     // Whose state is fetched was executed elsewhere.
     one.checkpoint(0, 3 * K, 7).checkpoint(2, 3 * K, 7).checkpoint(3, 3 * K, 7);

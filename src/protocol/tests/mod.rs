@@ -6,6 +6,7 @@ use std::time::Duration;
 mod bounds;
 mod checkpoints;
 mod committed;
+mod config;
 mod leaving;
 mod new_view;
 mod normal_case;

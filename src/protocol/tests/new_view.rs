@@ -430,12 +430,24 @@ fn p20_what_is_of_the_next_view_waits_for_it() {
     backup.pre_prepare(1, &p, true).message(2, Message::Prepare(v)).message(2, Message::Commit(v));
     backup.message(2, Message::Prepare(vote_in(1, 2, p.digest())));
     assert_eq!(backup.core.counters().outside_window, 1, "the third of one peer finds no room");
+    backup.message(0, Message::Prepare(vote_in(1, 0, p.digest())));
+    assert_eq!(backup.core.counters().outside_window, 2, "what is stable needs nothing");
     assert!(backup.took().is_empty());
     backup.follow(1);
     assert!(backup.took().contains(&Message::Prepare(v)));
     assert_eq!(backup.core.last_prepared(), SeqNum(1), "2's vote was kept too");
     backup.message(1, Message::Commit(v));
     assert_eq!(backup.core.last_executed(), SeqNum(1));
+
+    // So does what comes to one that has left and waits for the same view.
+    let mut backup = One::new(3);
+    backup.leave(&[0, 1, 2], 1);
+    assert!(backup.core.is_pending());
+    backup.pre_prepare(1, &p, true).message(2, Message::Prepare(v)).message(2, Message::Commit(v));
+    assert_eq!(backup.core.counters().outside_window, 0);
+    let members = [0, 1, 2].map(|from| signed(view_change(from, 1)));
+    backup.begins(&new_view(1, &members.each_ref(), 0, &[]));
+    assert_eq!(backup.core.last_prepared(), SeqNum(1));
 }
 
 #[test]

@@ -66,8 +66,13 @@ fn p11_a_proposal_carries_packs_and_rising_choices() {
 
 #[test]
 fn p21_a_full_log_goes_on_to_the_next_checkpoint_and_no_further() {
-    // A checkpoint's worth of batches fills it to the last byte.
-    let full = K as usize * Batch::new(Choice::default(), vec![pack(1, 1, 2_000)]).bytes();
+    // A checkpoint's worth of batches fills it to the last byte, or the one before does.
+    a_full_log_goes_on_to_the_next_checkpoint(K);
+    a_full_log_goes_on_to_the_next_checkpoint(K - 1);
+}
+
+fn a_full_log_goes_on_to_the_next_checkpoint(batches: u64) {
+    let full = batches as usize * Batch::new(Choice::default(), vec![pack(1, 1, 2_000)]).bytes();
     let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max, c.log_bytes_max) = (4_096, 4_096, full);
     let mut primary = One::with(0, small);
     let propose = |primary: &mut One, t: u64| {
@@ -83,6 +88,7 @@ fn p21_a_full_log_goes_on_to_the_next_checkpoint_and_no_further() {
         Some(digest)
     };
     for n in 1..=K {
+        assert_eq!(primary.core.log_bytes(), (n as usize - 1) * full / batches as usize);
         assert!(propose(&mut primary, n).is_some(), "{n}: the next checkpoint lies at {K}");
     }
     assert_eq!(propose(&mut primary, K + 1), None);
@@ -245,15 +251,17 @@ fn p12_a_backup_votes_only_for_what_is_authentic_for_itself_or_vouched_for() {
 
 #[test]
 fn p12_a_proof_that_comes_later_lets_the_candidate_pass() {
-    let (first, second) = (pack(1, 1, 8), pack(2, 1, 8));
-    let p = pre_prepare(0, 1, 1, &[first.clone(), second.clone()]);
+    let (first, second, third) = (pack(1, 1, 8), pack(2, 1, 8), pack(3, 1, 8));
+    let p = pre_prepare(0, 1, 1, &[first.clone(), second.clone(), third.clone()]);
     let mut backup = One::new(1);
     backup.pre_prepare(0, &p, false);
     backup.event(Event::Body { pack: first.clone(), authentic: false });
     assert_eq!(backup.core.counters().unasked, 1);
-    backup.event(Event::Body { pack: first, authentic: true });
-    assert!(backup.took().is_empty(), "the other lacks one still");
-    backup.event(Event::Body { pack: second, authentic: true });
+    for lacking in [first, second] {
+        backup.event(Event::Body { pack: lacking, authentic: true });
+        assert!(backup.took().is_empty(), "another lacks one still");
+    }
+    backup.event(Event::Body { pack: third, authentic: true });
     assert_eq!(backup.took(), [Message::Prepare(vote(1, p.digest()))], "signed by the client, and sent to all");
     assert_eq!(backup.core.counters().unasked, 1);
 
@@ -326,8 +334,9 @@ fn p15_prepared_needs_2f_backups_and_committed_a_quorum_of_commits() {
     assert_eq!(backup.did, [Did::Tentative(1)]);
     backup.message(0, Message::Commit(vote(1, d))).message(0, Message::Commit(vote(1, d)));
     assert_eq!(backup.core.last_executed(), SeqNum(0), "two commits, own included, are no quorum");
-    backup.message(2, Message::Commit(vote(1, d)));
+    backup.message(2, Message::Commit(vote(1, d))).message(3, Message::Commit(vote(1, d)));
     assert_eq!(backup.did, [Did::Tentative(1), Did::Committed(1)]);
+    assert_eq!(backup.core.counters().committed, 1, "a fourth commits it no second time");
 }
 
 #[test]

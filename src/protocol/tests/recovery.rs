@@ -138,6 +138,19 @@ fn p42_b_n_needs_a_quorum_of_answers_of_which_f_may_lie() {
     reborn.answer(2, K, 2 * K, None);
     assert_eq!(reborn.until(), Some(2 * K + L), "one is a checkpoint behind");
 
+    for lie in [0, 50 * K] {
+        let mut reborn = One::reborn(3);
+        reborn.answer(0, lie, lie, None).answer(1, 2 * K, 2 * K, None).answer(2, 2 * K, 2 * K, None);
+        assert_eq!(reborn.until(), Some(2 * K + L), "{lie}");
+    }
+
+    // What only one has reached may be a lie.
+    let mut reborn = One::reborn(3);
+    reborn.answer(0, 2 * K, 3 * K, None).answer(1, K, K + 1, None).answer(2, 2 * K, K + 1, None);
+    assert_eq!(reborn.until(), None);
+    reborn.answer(1, 2 * K, 2 * K, None);
+    assert_eq!(reborn.until(), Some(2 * K + L));
+
     // f = 2, and one of five lies: whatever it says, N is not below what correct ones could have certified, nor absurd.
     for lie in [0, 50 * K] {
         let mut reborn = One::reborn_among(7, 6);
@@ -390,6 +403,15 @@ fn p42_f_p50_more_than_f_without_memory_are_too_many() {
     assert_eq!(reborn.notices, [Notice::MemoryLost]);
     reborn.message(2, Message::QueryStable(4));
     assert!(!reborn.took().iter().any(|m| matches!(m, Message::StableAnswer(_))), "it knows nothing to say");
+
+    // What a quorum has said stays true though one of them forgets it later.
+    let mut reborn = One::reborn(3);
+    for peer in [0, 1, 2] {
+        reborn.answer(peer, K, K, None);
+    }
+    reborn.message(2, Message::Status(Status { recovering: true, ..status(0, 0) }));
+    assert!(reborn.core.recovery().is_some_and(|r| !r.lost));
+    assert!(reborn.notices.is_empty());
 }
 
 #[test]
