@@ -204,7 +204,7 @@ impl Agreement {
     fn may_send_body(&mut self, to: ReplicaId, n: SeqNum) -> bool {
         let (now, resend_min, retained) = (self.now, self.config.resend_min, self.log.retained());
         let sent = &mut self.peers.get_mut(&to).expect("heard").bodies_sent;
-        sent.retain(|at, _| *at > retained);
+        *sent = sent.split_off(&retained.next());
         let fresh = sent.get(&n).is_none_or(|at| now.since(*at) >= resend_min);
         if fresh {
             sent.insert(n, now);
@@ -236,6 +236,6 @@ impl Agreement {
     }
 }
 
-fn has(words: &[u64], bit: usize) -> bool {
+pub(super) fn has(words: &[u64], bit: usize) -> bool {
     words.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 == 1)
 }

@@ -398,6 +398,24 @@ fn p12_what_a_new_view_chose_is_neither_authenticated_again_nor_are_its_choices_
 }
 
 #[test]
+fn p12_a_primary_hands_on_no_proof_of_what_the_new_view_chose() {
+    let chosen = batch(1);
+    let s = [0, 2, 3].map(|from| prepared(from, 1, chosen.digest()));
+    let mut primary = One::new(1);
+    primary.hears_all(&s).message(2, Message::Batch(SeqNum(1), chosen.clone().into()));
+    let own = pack(2, 1, 8);
+    primary.request(own.clone());
+    for backup in [2, 3] {
+        primary.message(backup, Message::Prepare(vote_in(1, 1, chosen.digest())));
+    }
+    assert!(primary.took().iter().any(is_pre_prepare));
+    primary.message(3, Message::FetchPack(chosen.packs()[0].digest()));
+    assert_eq!(primary.took(), []);
+    primary.message(3, Message::FetchPack(own.digest()));
+    assert_eq!(primary.took(), [Message::Relay(own)]);
+}
+
+#[test]
 fn p12_p27_at_a_place_left_free_only_what_was_not_contradicted_before_is_accepted() {
     let (a, b) = (pre_prepare(0, 1, 1, &[pack(1, 1, 8)]), pre_prepare(1, 1, 1, &[pack(2, 1, 8)]));
     let mut backup = One::new(3);

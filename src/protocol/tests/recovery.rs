@@ -13,7 +13,7 @@ fn view_change(replica: u8, boot: u64, view: u64) -> Arc<Signed<ViewChange>> {
 
 impl One {
     /// Replica `me` after a restart, in its second life.
-    fn reborn(me: u8) -> One {
+    pub(super) fn reborn(me: u8) -> One {
         One::reborn_among(4, me)
     }
 
@@ -33,7 +33,7 @@ impl One {
     }
 
     /// `from` answers our QUERY-STABLE.
-    fn answer(&mut self, from: u8, signed: u64, prepared: u64, held: Option<u64>) -> &mut One {
+    pub(super) fn answer(&mut self, from: u8, signed: u64, prepared: u64, held: Option<u64>) -> &mut One {
         let view_change = held.map(|view| view_change(self.me.0, 1, view));
         let (signed, prepared) = (SeqNum(signed), SeqNum(prepared));
         let answer = StableAnswer { nonce: 1, signed, prepared, view_change };
@@ -245,6 +245,11 @@ fn p42_c_it_is_helped_into_a_later_view_once_in_a_while() {
         assert_eq!(peer.core.view(), View(0));
         peer.view_change(1, 2, 2);
         assert_eq!(peer.core.view(), View(2));
+        if joins {
+            // Once the view is there, it is not asked for again.
+            peer.leave(&[0, 3], 2).pass(Duration::from_secs(5)).view_change(1, 2, 2);
+            assert!(!peer.core.is_pending());
+        }
         // It restarts again.
         peer.pass(after).event(Event::Boot(ReplicaId(1), 3)).message(1, Message::QueryStable(1));
         peer.message(1, Message::Status(Status { floor: View(2), ..recovering.clone() }));
@@ -350,6 +355,16 @@ fn p26_p42_d_nobody_has_views_left_for_its_sake_one_after_the_other() {
     assert_eq!(backup.core.view(), View(1), "not again within recover_min");
     backup.message(2, wants(K)).pass(10 * short);
     assert_eq!(backup.core.view(), View(2));
+
+    // Who needed nothing then, and who did not wait, is helped when it does.
+    let mut backup = One::with(3, |c| c.view_timeout = short);
+    let waits_no_more = Message::Status(status(0, 0));
+    backup.message(0, wants(K)).message(0, waits_no_more).message(1, wants(0)).message(2, wants(K)).pass(2 * short);
+    assert_eq!(backup.core.view(), View(1), "for 2");
+    backup.follow(1).message(0, wants(K)).pass(4 * short);
+    assert_eq!(backup.core.view(), View(2), "for 0");
+    backup.follow(2).message(1, wants(K)).pass(8 * short);
+    assert_eq!(backup.core.view(), View(3), "for 1");
 }
 
 #[test]

@@ -193,6 +193,46 @@ fn p24_the_time_to_catch_up_begins_with_what_is_certified_first_and_ends() {
 }
 
 #[test]
+fn p38_of_certified_states_the_newest_counts_whichever_came_first() {
+    let ms = Duration::from_millis;
+    let mut backup = One::new(1);
+    backup.certified(3 * K, 7).certified(2 * K, 7).pass(ms(101));
+    assert_eq!(backup.transfers, [(3 * K, false)]);
+    // One below it that becomes stable here takes nothing from it.
+    let mut backup = One::new(1);
+    backup.certified(3 * K, 7);
+    for n in 1..=K {
+        backup.agree(n);
+    }
+    backup.certified(K, 7).checkpoint(1, K, 7);
+    assert_eq!(backup.core.last_stable(), SeqNum(K));
+    backup.pass(ms(101));
+    assert_eq!(backup.transfers, [(3 * K, false)]);
+}
+
+#[test]
+fn p38_p42_who_recovers_fetches_at_once_only_what_ends_its_recovery() {
+    let ms = Duration::from_millis;
+    let mut reborn = One::reborn(3);
+    for from in [0, 1, 2] {
+        reborn.checkpoint(from, L, 7);
+    }
+    reborn.pass(ms(99));
+    assert!(reborn.transfers.is_empty(), "nobody has said yet how far it must come");
+    reborn.pass(ms(2));
+    assert_eq!(reborn.transfers, [(L, false)], "most of it will be needed");
+
+    let mut reborn = One::reborn(3);
+    for peer in [0, 1, 2] {
+        reborn.answer(peer, 0, 0, None);
+    }
+    for from in [0, 1, 2] {
+        reborn.checkpoint(from, L, 7);
+    }
+    assert_eq!(reborn.transfers, [(L, false)]);
+}
+
+#[test]
 fn p25_a_split_replica_keeps_its_state() {
     let mut backup = One::new(1);
     for n in 1..=K {
