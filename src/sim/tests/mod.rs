@@ -2,6 +2,7 @@
 //! with a twin.
 
 mod core;
+mod hostile;
 mod lossy;
 mod scenarios;
 mod script;
