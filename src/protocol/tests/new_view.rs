@@ -571,3 +571,118 @@ fn p12_h_is_the_receivers_own_where_a_new_view_begins_higher() {
     backup.event(Event::Transferred(SeqNum(2 * K))).message(2, Message::Batch(SeqNum(far), chosen.into()));
     assert_eq!(votes(&mut backup), [far]);
 }
+
+// ---- replicas that start again ------------------------------------------------------------------------------------
+
+fn boot(replica: u8, boot: u64) -> Event {
+    Event::Boot(ReplicaId(replica), boot)
+}
+
+/// What `from` says of view 1 in its life `boot`, having prepared `digest` at 1.
+fn prepared_in(boot: u64, from: u8, digest: Digest) -> Arc<Signed<ViewChange>> {
+    signed(ViewChange { boot, ..prepared(from, 1, digest).statement().clone() })
+}
+
+/// The primary of view 1 has fixed its S of 0, 3 and itself, and waits for a body; then it heard of 2.
+fn waits_for_a_body(chosen: &Batch, zero: u64) -> One {
+    let d = chosen.digest();
+    let mut primary = One::new(1);
+    primary.hears_all(&[prepared_in(zero, 0, d), prepared(3, 1, d)]).pass(ms(3));
+    assert!(primary.signs.is_empty() && primary.took().iter().any(|m| matches!(m, Message::FetchBatch(_))));
+    primary.hears(&prepared(2, 1, d));
+    primary
+}
+
+fn named_once_the_body_comes(primary: &mut One, chosen: &Batch) -> Vec<u8> {
+    primary.pass(ms(3)).message(3, Message::Batch(SeqNum(1), chosen.clone().into()));
+    let [new_view] = &primary.signs[..] else { panic!("{:?}", primary.signs) };
+    new_view.members.iter().map(|(id, _)| id.0).collect()
+}
+
+#[test]
+fn p33_p42_a_primary_names_nobody_whose_view_change_is_of_a_life_that_is_over() {
+    let chosen = batch(1);
+    let mut primary = waits_for_a_body(&chosen, 0);
+    primary.event(boot(0, 1));
+    assert_eq!(named_once_the_body_comes(&mut primary, &chosen), [1, 2, 3], "0 has started again");
+    // Who is not named, or what is of the new life already, changes nothing.
+    let mut primary = waits_for_a_body(&chosen, 0);
+    primary.event(boot(2, 1));
+    assert_eq!(named_once_the_body_comes(&mut primary, &chosen), [0, 1, 3]);
+    let mut primary = waits_for_a_body(&chosen, 1);
+    primary.event(boot(0, 1));
+    assert_eq!(named_once_the_body_comes(&mut primary, &chosen), [0, 1, 3]);
+
+    // Nor does it once the NEW-VIEW is signed.
+    let mut primary = waits_for_a_body(&chosen, 0);
+    primary.slow_disk = true;
+    assert_eq!(named_once_the_body_comes(&mut primary, &chosen), [0, 1, 3]);
+    primary.event(boot(0, 1));
+    let token = primary.tokens.pop().unwrap();
+    primary.event(Event::Persisted(token));
+    assert_eq!((primary.signs.len(), primary.core.is_pending()), (1, false));
+}
+
+#[test]
+fn p33_p42_a_new_view_of_a_life_that_is_over_is_waited_for_no_longer() {
+    let in_boot = |s: &[Arc<Signed<ViewChange>>; 3], boot| {
+        let nv = new_view(1, &s.each_ref(), 0, &[]).statement().clone();
+        Arc::new(Signed::new(NewView { boot, ..nv }, |_| [0; 64]))
+    };
+    // Its last view-change comes after it: by then its primary, or somebody else, has started again.
+    for (life, starts, begins) in [(0, boot(1, 1), false), (1, boot(1, 1), true), (0, boot(2, 0), true)] {
+        let s = [0, 1, 2].map(|from| signed(ViewChange { boot: life, ..view_change(from, 1) }));
+        let mut backup = One::new(3);
+        backup.hears_all(&s[..2]).begins(&in_boot(&s, life));
+        assert!(backup.core.is_pending());
+        backup.event(starts).hears(&s[2]);
+        assert_eq!(!backup.core.is_pending(), begins, "of life {life}");
+    }
+}
+
+#[test]
+fn p28_p47_an_own_view_change_is_made_durable_once_and_sent_while_its_view_is_waited_for() {
+    let mut backup = One::new(3);
+    backup.slow_disk = true;
+    backup.leave(&[0, 1], 1);
+    let own = |view| signed(view_change(3, view));
+    assert_eq!(backup.tokens.len(), 1);
+    backup.hears(&own(1));
+    assert_eq!(backup.tokens.len(), 1, "the same again");
+    backup.leave(&[0, 1], 2);
+    assert_eq!(backup.tokens.len(), 2);
+    backup.hears(&own(1));
+    assert_eq!(backup.tokens.len(), 2, "that view is left");
+    let [first, second] = backup.tokens[..] else { panic!() };
+    let sent = |one: &mut One| one.took().iter().filter(|m| matches!(m, Message::ViewChange(_))).count();
+    backup.event(Event::Persisted(first));
+    assert_eq!(sent(&mut backup), 0, "nothing is said that may be forgotten");
+    backup.event(Event::Persisted(second));
+    assert_eq!(sent(&mut backup), 1);
+
+    let mut backup = One::new(3);
+    backup.slow_disk = true;
+    let s = nothing();
+    backup.hears_all(&s).begins(&new_view(1, &s.each_ref(), 0, &[]));
+    assert!(!backup.core.is_pending());
+    let own = backup.tokens[0];
+    backup.event(Event::Persisted(own));
+    assert_eq!(sent(&mut backup), 0, "the view is there already");
+    let tokens = backup.tokens.len();
+    backup.hears(&signed(view_change(3, 2)));
+    assert_eq!(backup.tokens.len(), tokens, "it did not leave");
+}
+
+#[test]
+fn p42_b_the_highest_view_change_ever_heard_is_handed_back() {
+    let mut peer = One::new(2);
+    for view in [3, 5, 4] {
+        peer.hears(&signed(view_change(1, view)));
+    }
+    peer.hears(&signed(view_change_at(1, 5, 0, 7)));
+    peer.took();
+    peer.message(1, Message::QueryStable(9));
+    let answers = peer.took();
+    let [Message::StableAnswer(answer)] = &answers[..] else { panic!("{answers:?}") };
+    assert_eq!(answer.view_change, Some(signed(view_change(1, 5))));
+}
