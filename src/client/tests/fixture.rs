@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Keyring, Opened, Principal, Rights};
+use crate::auth::{AuthMode, Clients, ClusterKeys, FreshKey, Identity, Keyring, Opened, Principal, Rights};
 use crate::client::{Completion, Endpoint, EndpointConfig, RequestError, Session};
 use crate::transport::{Datagram, Machine, Outgoing, Peer};
 use crate::types::{Digest, EndpointId, Position, ReplicaId, SeqNum, SessionId, Time, View};
@@ -45,6 +45,7 @@ pub(super) struct Stage {
     pub(super) now: Time,
     me: Principal,
     replicas: Vec<Keyring>,
+    keys: Arc<ClusterKeys>,
     reassembly: Vec<Reassembler>,
     inbox: Vec<Datagram>,
     messages: u64,
@@ -57,28 +58,34 @@ pub(super) fn config() -> EndpointConfig {
     EndpointConfig { first_counter: 1_000, evidence: true, ..EndpointConfig::default() }
 }
 
+fn identity(replica: u8) -> Identity {
+    Identity::from_seed([replica + 1; 32])
+}
+
+fn replica(id: u8, keys: &Arc<ClusterKeys>) -> Keyring {
+    Keyring::replica(ReplicaId(id), &identity(id), keys.clone(), AuthMode::Mac).unwrap()
+}
+
 impl Stage {
     pub(super) fn new(config: EndpointConfig) -> Stage {
         Stage::of(4, config)
     }
 
     pub(super) fn of(n: u8, config: EndpointConfig) -> Stage {
-        let identities: Vec<Identity> = (0..n).map(|i| Identity::from_seed([i + 1; 32])).collect();
         let client = Identity::from_seed([99; 32]);
         let keys = Arc::new(ClusterKeys {
             cluster: Digest([5; 32]),
             instance: 1,
-            replicas: identities.iter().map(Identity::public).collect(),
+            replicas: (0..n).map(|i| identity(i).public()).collect(),
             clients: Clients::listed([(client.public(), Rights::READ_WRITE)]),
         });
         let keyring = Keyring::client(&client, EndpointId(31), keys.clone(), AuthMode::Mac).unwrap();
-        let replica =
-            |i: u8| Keyring::replica(ReplicaId(i), &identities[usize::from(i)], keys.clone(), AuthMode::Mac).unwrap();
         Stage {
             me: keyring.me(),
             endpoint: Endpoint::new(config, keyring, 1),
             now: Time(1_000_000_000),
-            replicas: (0..n).map(replica).collect(),
+            replicas: (0..n).map(|i| replica(i, &keys)).collect(),
+            keys,
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
             inbox: Vec::new(),
             messages: 0,
@@ -163,6 +170,16 @@ impl Stage {
         keyring.fragment(self.messages, 1_452, &[(self.me, head)], &body, |_, head, body| {
             inbox.push(Datagram { from: peer, bytes: [head.as_slice(), &body].concat().into() });
         });
+    }
+
+    /// Replica `id` starts again, and says so with the next turn.
+    pub(super) fn restart(&mut self, id: u8, boot: u64) {
+        let mut ring = replica(id, &self.keys);
+        ring.begin(&FreshKey::at_boot(boot, [boot as u8; 32])).unwrap();
+        let (head, body) = ring.seal_new_key(self.me).unwrap();
+        self.replicas[usize::from(id)] = ring;
+        let bytes = [head.as_slice(), &body].concat().into();
+        self.inbox.push(Datagram { from: Peer::Replica(ReplicaId(id)), bytes });
     }
 
     /// Bytes from nowhere, with the next turn.

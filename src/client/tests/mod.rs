@@ -1,6 +1,7 @@
 //! An endpoint against scripted replicas with real keys: what it sends, and what it believes.
 
 mod fixture;
+mod keys;
 mod ordered;
 mod queries;
 mod sessions;

@@ -471,6 +471,12 @@ fn p44_any_bytes_leave_an_endpoint_unharmed() {
 fn a_timeout_says_how_many_matched_differed_and_were_silent() {
     let mut stage = Stage::new(EndpointConfig { request_timeout: 900 * MS, ..config() });
     let session = stage.open(1);
+    // What was not authentic before it was asked for is not counted with it.
+    stage.say(0, 0, &[full(9, COMMITTED, b"x")]);
+    let mut forged = stage.arriving().pop().unwrap().bytes.to_vec();
+    forged[60] ^= 1;
+    stage.inject(forged.into());
+    stage.turn();
     stage.endpoint.submit(session, Bytes::new()).unwrap();
     stage.turn();
     stage.say(0, 0, &[full(1, COMMITTED, b"x")]);
@@ -567,4 +573,80 @@ fn p08_what_an_endpoint_counts_and_believes_is_what_it_did() {
     let stats = stage.endpoint.stats();
     assert_eq!((stats.view, stats.packs_out, stats.completed), (View(4), 2, 1));
     assert_eq!((stats.failed, stats.retransmissions), (0, 0));
+    assert_eq!((stats.datagrams_out, stats.datagrams_in), (5, 6), "the open to all, and three answers to each");
+
+    let mut stage = Stage::new(EndpointConfig { request_timeout: 100 * MS, ..config() });
+    let session = stage.open(8);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.pass(101 * MS);
+    let completion = stage.completion().unwrap();
+    let stats = stage.endpoint.stats();
+    assert_eq!((stats.failed, stats.completed), (1, 1));
+    assert!(completion.retransmissions > 0);
+    assert_eq!(stats.retransmissions, u64::from(completion.retransmissions));
+}
+
+#[test]
+fn p05_evidence_is_kept_for_who_asks_for_it() {
+    for evidence in [true, false] {
+        let mut stage = Stage::new(EndpointConfig { evidence, ..config() });
+        let session = stage.open(1);
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        stage.turn();
+        for from in 0..3 {
+            stage.say(from, 0, &[full(1, TENTATIVE, b"r")]);
+        }
+        stage.turn();
+        assert_eq!(stage.completion().unwrap().members.len(), if evidence { 3 } else { 0 });
+    }
+}
+
+#[test]
+fn p05_the_same_result_again_counts_as_what_it_is_said_to_be_now() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(1);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    for from in 0..3 {
+        stage.say(from, u64::from(from), &[full(1, TENTATIVE, b"r")]);
+    }
+    stage.nothing();
+    for from in 0..3 {
+        stage.say(from, 2, &[full(1, COMMITTED, b"r")]);
+    }
+    assert_eq!(stage.result(), Ok(Bytes::from_static(b"r")));
+    assert_eq!(stage.endpoint.stats().rejects.repeated, 0);
+}
+
+#[test]
+fn p44_a_replicas_results_may_fill_its_share_and_its_own_word_again_takes_no_more() {
+    let share = 1 << 20;
+    let (whole, other) = (vec![7; share], vec![8; share]);
+    for (beside, kept) in [(&b""[..], share), (&b"x"[..], 0)] {
+        let mut stage = Stage::new(EndpointConfig { held_bytes_max: share, ..config() });
+        let session = stage.open(2);
+        for _ in 0..2 {
+            stage.endpoint.submit(session, Bytes::new()).unwrap();
+        }
+        stage.turn();
+        let held = |stage: &Stage| stage.endpoint.requests_held(ReplicaId(0)) - beside.len();
+        stage.say(0, 0, &[full(2, TENTATIVE, beside)]);
+        stage.say(0, 0, &[full(1, TENTATIVE, &whole)]);
+        stage.turn();
+        assert_eq!(held(&stage), kept);
+        // Another word of the same replica takes the place of the first.
+        stage.say(0, 0, &[full(1, COMMITTED, &other)]);
+        stage.nothing();
+        assert_eq!(held(&stage), kept);
+        for from in 1..3 {
+            stage.say(from, 0, &[digest(1, COMMITTED, &other)]);
+        }
+        stage.turn();
+        assert_eq!(stage.completion().is_some(), kept > 0, "one whole result, and a quorum of its digest");
+        if kept == 0 {
+            // What a quorum waits for is taken however full the share is.
+            stage.say(0, 0, &[full(1, COMMITTED, &other)]);
+            assert_eq!(stage.result(), Ok(Bytes::from(other.clone())));
+        }
+    }
 }

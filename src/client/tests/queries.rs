@@ -5,9 +5,10 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::fixture::*;
-use crate::client::{EndpointConfig, RequestError};
+use crate::client::{EndpointConfig, RequestError, SubmitError};
+use crate::transport::Machine as _;
 use crate::types::{Position, SeqNum, SessionId};
-use crate::wire::RequestKind;
+use crate::wire::{Outcome, ReplyResult, RequestKind};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -138,4 +139,45 @@ fn p06_with_the_optimisation_off_queries_are_ordered() {
     stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
     let heard = stage.turn();
     order(&mut stage, &heard);
+}
+
+#[test]
+fn p06_what_the_service_calls_no_query_is_ordered_if_that_is_allowed() {
+    for fallback in [true, false] {
+        let mut stage = Stage::new(EndpointConfig { fallback, ..config() });
+        let t = asked(&mut stage);
+        for from in 0..3 {
+            stage.say(from, 0, &[entry(SessionId::NONE, t, READ_ONLY, 7, ReplyResult::Full(Outcome::Gone))]);
+        }
+        if fallback {
+            let heard = stage.turn();
+            order(&mut stage, &heard);
+        } else {
+            assert_eq!(stage.result(), Err(RequestError::Impossible));
+        }
+    }
+}
+
+#[test]
+fn p44_queries_are_bounded_in_number_and_size() {
+    let mut stage = Stage::new(EndpointConfig { queries_max: 2, ..config() });
+    let most = crate::limits::OPERATION_MAX;
+    for len in [most + 1, most + 2] {
+        assert_eq!(stage.endpoint.query(vec![0; len].into()), Err(SubmitError::TooLarge { len }));
+    }
+    stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
+    stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
+    assert_eq!(stage.endpoint.query(Bytes::new()), Err(SubmitError::Busy(2)));
+    assert_eq!(stage.endpoint.outstanding(), 2);
+    assert!(stage.endpoint.deadline() <= stage.now);
+    let numbers: Vec<u64> = asked_of(&stage.turn(), 0).into_values().map(|a| a.t).collect();
+    assert_eq!(numbers, [1, 2]);
+    for from in 0..3 {
+        stage.say(from, 0, &[read(1, 7, b"v")]);
+    }
+    stage.turn();
+    assert_eq!(stage.endpoint.query(Bytes::new()), Err(SubmitError::Busy(2)), "until its completion is fetched");
+    assert!(stage.completion().unwrap().result.is_ok());
+    stage.endpoint.query(vec![0; most].into()).unwrap();
+    assert_eq!(stage.endpoint.query(Bytes::new()), Err(SubmitError::Busy(2)));
 }

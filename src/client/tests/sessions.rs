@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::fixture::*;
 use crate::client::{EndpointConfig, RequestError, SessionError, SubmitError};
 use crate::limits;
+use crate::transport::Machine as _;
 use crate::types::SessionId;
 use crate::wire::{Outcome, Refusal, ReplyResult, RequestKind};
 
@@ -48,10 +49,119 @@ fn p09_a_refused_counter_is_tried_again_above_the_last() {
     let heard = stage.turn();
     stage.answer_open(&heard, Outcome::Refused(Refusal::Counter { last: 50_000 }));
     let heard = stage.turn();
-    assert!(counter(&heard) > 50_000);
+    // By a leap that leaves the time, which counters are, not far behind.
+    assert!((50_001..50_001 + (1 << 24)).contains(&counter(&heard)));
     stage.grant(&heard, SESSION);
     stage.turn();
     assert_eq!(stage.endpoint.session_id(session), Some(SESSION));
+}
+
+#[test]
+fn p09_no_counter_is_tried_above_one_that_no_clock_can_have() {
+    for (last, tried) in [(u64::MAX / 2 - 1, true), (u64::MAX / 2, false), (u64::MAX, false)] {
+        let mut stage = Stage::new(config());
+        let session = stage.endpoint.open_session(8).unwrap();
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        let heard = stage.turn();
+        stage.answer_open(&heard, Outcome::Refused(Refusal::Counter { last }));
+        assert_eq!(!stage.turn().is_empty(), tried, "{last}");
+        let refused = RequestError::Refused(Refusal::Counter { last });
+        assert_eq!(stage.completion().map(|c| c.result), (!tried).then_some(Err(refused)));
+    }
+}
+
+#[test]
+fn p09_two_sessions_never_share_an_id() {
+    let mut stage = Stage::new(config());
+    stage.open(8);
+    let second = stage.endpoint.open_session(8).unwrap();
+    stage.endpoint.submit(second, Bytes::new()).unwrap();
+    let heard = stage.turn();
+    stage.grant(&heard, SESSION);
+    assert_eq!(stage.result(), Err(RequestError::Impossible));
+    assert_eq!(stage.endpoint.session_id(second), None);
+}
+
+#[test]
+fn p09_the_endpoints_own_session_takes_the_window_that_it_gets() {
+    let own = || Stage::new(EndpointConfig { read_only: false, ..config() });
+    let window = |heard: &[Heard]| u64::from_le_bytes(heard[0].asked[0].op[8..16].try_into().unwrap());
+    let mut stage = own();
+    stage.endpoint.query(Bytes::new()).unwrap();
+    let heard = stage.turn();
+    assert_eq!(window(&heard), 64);
+    stage.answer_open(&heard, Outcome::Refused(Refusal::Window { window_max: 8 }));
+    assert_eq!(window(&stage.turn()), 8);
+
+    let none = Refusal::Window { window_max: 0 };
+    let mut stage = own();
+    stage.endpoint.query(Bytes::new()).unwrap();
+    let heard = stage.turn();
+    stage.answer_open(&heard, Outcome::Refused(none));
+    assert_eq!(stage.result(), Err(RequestError::Refused(none)));
+
+    // A caller's has the window that the caller wants, or none.
+    let fewer = Refusal::Window { window_max: 8 };
+    let mut stage = own();
+    let session = stage.endpoint.open_session(9).unwrap();
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.endpoint.query(Bytes::new()).unwrap();
+    let heard = stage.turn();
+    stage.answer_open(&heard, Outcome::Refused(fewer));
+    assert_eq!(stage.result(), Err(RequestError::Refused(fewer)));
+}
+
+#[test]
+fn p09_closing_everything_closes_the_endpoints_own_session_too() {
+    let mut stage = Stage::new(EndpointConfig { read_only: false, ..config() });
+    let session = stage.open(4);
+    stage.endpoint.query(Bytes::new()).unwrap();
+    let heard = stage.turn();
+    stage.grant(&heard, SessionId(78));
+    stage.turn();
+    for from in 0..3 {
+        stage.say(from, 0, &[entry(SessionId(78), 1, TENTATIVE, 5, done(b"r"))]);
+    }
+    assert!(stage.result().is_ok());
+    assert_eq!((stage.endpoint.sessions(), stage.endpoint.outstanding()), (2, 0));
+    stage.endpoint.close_all();
+    assert_eq!(stage.endpoint.deadline(), stage.now, "at once");
+    assert_eq!(stage.endpoint.submit(session, Bytes::new()), Err(SubmitError::Closed));
+    let heard = stage.turn();
+    let closed = asked_of(&heard, 0).into_values().map(|a| (a.session, a.kind)).collect::<Vec<_>>();
+    assert_eq!(closed, [(SESSION, RequestKind::Close), (SessionId(78), RequestKind::Close)]);
+    assert_eq!((stage.endpoint.sessions(), stage.endpoint.outstanding()), (2, 2));
+    // A query opens another.
+    stage.endpoint.query(Bytes::new()).unwrap();
+    assert_eq!(counter(&stage.turn()), 1_002);
+}
+
+#[test]
+fn p09_a_session_that_never_opened_is_closed_at_once() {
+    let mut stage = Stage::new(config());
+    let session = stage.endpoint.open_session(8).unwrap();
+    let heard = stage.turn();
+    stage.answer_open(&heard, Outcome::Refused(Refusal::Quota { sessions_max: 16 }));
+    stage.turn();
+    assert_eq!(stage.endpoint.sessions(), 1);
+    stage.endpoint.close_session(session);
+    assert!(stage.turn().is_empty());
+    assert_eq!(stage.endpoint.sessions(), 0);
+}
+
+#[test]
+fn p04_a_window_moves_on_with_what_is_answered() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(2);
+    for t in 1..=5 {
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        let asked = stage.turn()[0].asked[0].clone();
+        assert_eq!((asked.t, asked.low), (t, t));
+        for from in 0..3 {
+            stage.say(from, 0, &[full(t, TENTATIVE, b"x")]);
+        }
+        assert!(stage.result().is_ok());
+    }
 }
 
 #[test]
@@ -179,14 +289,14 @@ fn p09_a_lost_session_ends_its_requests_honestly_and_another_is_opened() {
 fn p09_a_session_long_idle_is_not_trusted() {
     let mut stage = Stage::new(EndpointConfig { session_idle: Duration::from_secs(60), ..config() });
     let session = stage.open(4);
-    stage.now = stage.now + Duration::from_secs(59);
+    stage.now = stage.now + Duration::from_secs(60);
     stage.endpoint.submit(session, Bytes::new()).unwrap();
     assert_eq!(stage.turn()[0].asked[0].session, SESSION);
     for from in 0..3 {
         stage.say(from, 0, &[full(1, TENTATIVE, b"x")]);
     }
     assert!(stage.result().is_ok());
-    stage.now = stage.now + Duration::from_secs(61);
+    stage.now = stage.now + Duration::from_secs(60) + Duration::from_nanos(1);
     stage.endpoint.submit(session, Bytes::new()).unwrap();
     let heard = stage.turn();
     counter(&heard);
