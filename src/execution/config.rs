@@ -118,12 +118,20 @@ mod tests {
             (ExecutorConfig { checkpoint_interval: 0, ..good() }, "checkpoint_interval"),
             (ExecutorConfig { sessions_per_client: 5_000, ..good() }, "sessions_per_client"),
             (ExecutorConfig { window_max: 2_000, ..good() }, "window_max"),
+            (
+                ExecutorConfig { checkpoint_interval: crate::limits::LOG_WINDOW_MAX / 2 + 1, ..good() },
+                "checkpoint_interval",
+            ),
             (ExecutorConfig { session_idle: Duration::ZERO, ..good() }, "session_idle"),
+            (ExecutorConfig { session_idle: Duration::from_secs(401 * 86_400), ..good() }, "session_idle"),
             (ExecutorConfig { reply_ring: 4_096, ..good() }, "reply_ring"),
             (ExecutorConfig { reply_ring: OPERATION_MAX + 1, ..good() }, "reply_ring"),
         ] {
             let said = config.validate().unwrap_err();
             assert!(said.starts_with(name), "{said}");
+        }
+        for session_idle in [Duration::from_secs(1), Duration::from_secs(400 * 86_400)] {
+            assert_eq!(ExecutorConfig { session_idle, ..good() }.validate(), Ok(()));
         }
     }
 }

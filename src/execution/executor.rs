@@ -451,7 +451,8 @@ impl<S: Service> Executor<S> {
 
     /// P18: answered from the first committed state that includes `after`, which may be the present one.
     fn on_query(&mut self, now: Time, pack: Pack, after: SeqNum, view: View, out: &mut Vec<Output>) {
-        if !self.tentative && after <= self.executed && self.queries.len() == 0 {
+        // What is held waits for more than this: what was prepared only grows.
+        if !self.tentative && after <= self.executed {
             self.answer_queries(&Held::now(pack, view), out);
         } else if !self.queries.hold(now, &self.config, pack, after, view) {
             self.counters.queries_refused += 1;

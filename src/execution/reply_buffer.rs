@@ -96,6 +96,16 @@ mod tests {
     }
 
     #[test]
+    fn what_was_pushed_can_be_patched_and_forgotten() {
+        let mut reply = ReplyBuffer::new();
+        reply.push(b"????: all");
+        reply.patch(1, b"me");
+        assert_eq!((reply.as_slice(), reply.is_empty()), (&b"?me?: all"[..], false));
+        reply.clear();
+        assert!(reply.is_empty() && reply.take().is_empty());
+    }
+
+    #[test]
     fn small_results_share_an_allocation() {
         let mut reply = ReplyBuffer::new();
         reply.push(b"first");

@@ -3,7 +3,9 @@
 mod model;
 mod order;
 mod queries;
+mod service;
 mod sessions;
+mod transfer;
 
 use std::sync::Arc;
 
