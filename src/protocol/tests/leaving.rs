@@ -162,6 +162,29 @@ fn p28_a_view_change_is_sent_again_as_the_same_bytes_until_the_view_begins() {
 }
 
 #[test]
+fn p28_p37_who_is_behind_is_told_and_who_is_ahead_is_not() {
+    let mut backup = One::new(3);
+    backup.leave(&[0, 1], 1).pass(ms(50)).took();
+    let said = |one: &mut One, of: Status| -> usize {
+        one.message(2, Message::Status(Status { wants: false, ..of }));
+        one.took().iter().filter(|m| matches!(m, Message::ViewChange(_) | Message::NewView(_))).count()
+    };
+    let pending = |view| Status { view: View(view), pending: true, ..status(0, 0) };
+    assert_eq!(said(&mut backup, status(0, 0)), 1, "it has not left");
+    // Not again for two intervals.
+    backup.pass(ms(40) - Duration::from_nanos(1)).took();
+    assert_eq!(said(&mut backup, status(0, 0)), 0);
+    backup.pass(Duration::from_nanos(1)).took();
+    assert_eq!(said(&mut backup, status(0, 0)), 1);
+    backup.pass(ms(50)).took();
+    assert_eq!(said(&mut backup, Status { view: View(1), ..status(0, 0) }), 0, "there it began");
+    let s = [0, 1, 2].map(|from| signed(view_change(from, 1)));
+    backup.hears_all(&s).begins(&new_view(1, &s.each_ref(), 0, &[])).pass(ms(50)).took();
+    assert_eq!(said(&mut backup, pending(2)), 0);
+    assert_eq!(said(&mut backup, pending(1)), 1);
+}
+
+#[test]
 fn p37_a_status_names_the_view_changes_that_are_held() {
     let mut backup = One::new(3);
     backup.leave(&[0, 2], 1).pass(ms(50));
@@ -261,8 +284,10 @@ fn p35_a_primary_that_has_asked_for_a_later_view_is_followed_at_once() {
     let mut backup = One::new(3);
     backup.hears(&signed(view_change(1, 1)));
     assert_eq!(backup.core.view(), View(0), "one backup alone is not");
+    let mut backup = One::new(3);
     backup.hears(&signed(view_change(0, 5)));
     assert_eq!(backup.core.view(), View(1), "to the next, whichever it asked for");
+    assert_eq!(backup.core.counters().view_changes, 1);
     assert_eq!(backup.left().statement().view, View(1));
 
     // Nor is one that leads the next view, and leaves it before it began.

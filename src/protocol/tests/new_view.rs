@@ -135,6 +135,20 @@ fn p33_a_primary_speaks_only_if_its_window_reaches_the_last_of_what_is_chosen() 
 }
 
 #[test]
+fn p33_a_primary_waits_for_the_bodies_of_what_is_chosen_within_its_window_and_for_no_others() {
+    let chosen = batch(1);
+    let mut primary = One::new(1);
+    primary.hears_all(&[prepared(2, L, chosen.digest()), prepared(3, L, chosen.digest())]).pass(ms(3));
+    primary.message(2, Message::Batch(SeqNum(L), chosen.into()));
+    assert_eq!(primary.signs.len(), 1, "its window ends there");
+    // Two say that 2 is committed, and nobody that it was prepared.
+    let mut primary = One::new(1);
+    let committed = Message::Committed(Committed { n: SeqNum(2), digest: Digest([1; 32]) });
+    primary.message(2, committed.clone()).message(3, committed).leave(&[2, 3], 1).pass(ms(3));
+    assert_eq!(primary.signs.len(), 1);
+}
+
+#[test]
 fn p10_nothing_is_proposed_before_the_new_view_is_there() {
     let mut primary = One::new(1);
     primary.leave(&[2, 3], 1).request(pack(1, 1, 8)).signed_request(pack(2, 1, 8));
@@ -182,6 +196,39 @@ fn p47_what_comes_while_it_is_made_durable_signs_no_other() {
     assert_eq!(primary.signs.len(), 1);
 }
 
+#[test]
+fn p47_an_own_new_view_that_comes_back_is_no_news() {
+    let mut primary = One::new(1);
+    primary.slow_disk = true;
+    primary.leave(&[2, 3], 1);
+    let left = primary.tokens.remove(0);
+    primary.event(Event::Persisted(left)).pass(ms(3));
+    let own = |one: &One| {
+        let statement = one.signs.last().unwrap().clone();
+        Arc::new(Signed::new(NewView { replica: ReplicaId(1), ..statement }, |_| [0; 64]))
+    };
+    let first = own(&primary);
+    assert_eq!(primary.tokens.len(), 1);
+    primary.begins(&first);
+    assert_eq!(primary.tokens.len(), 1, "it is on its way to the disk");
+    // Its next view as primary comes before that is durable: nothing is said that may be forgotten.
+    primary.leave(&[2, 3], 5).begins(&first);
+    assert_eq!(primary.tokens.len(), 2, "that view is left");
+    let left = primary.tokens.pop().unwrap();
+    primary.event(Event::Persisted(left)).pass(ms(3)).took();
+    assert_eq!((primary.signs.len(), primary.tokens.len()), (2, 2));
+    let earlier = primary.tokens.remove(0);
+    primary.event(Event::Persisted(earlier));
+    assert_eq!(primary.took(), []);
+    assert!(primary.core.is_pending());
+    let second = own(&primary);
+    let token = primary.tokens.remove(0);
+    primary.event(Event::Persisted(token));
+    assert!(sent_new_view(&primary.took()).is_some() && !primary.core.is_pending());
+    primary.begins(&second);
+    assert!(primary.tokens.is_empty(), "it began");
+}
+
 // ---- the backups --------------------------------------------------------------------------------------------------
 
 #[test]
@@ -225,6 +272,15 @@ fn p33_a_backup_fetches_the_view_changes_that_it_lacks_and_decides_again() {
     backup.hears(&s[1]);
     assert!(backup.core.view() == View(1) && !backup.core.is_pending());
 
+    // Asked for once in an interval, whatever comes meanwhile.
+    let mut backup = One::new(3);
+    backup.hears(&s[2]).begins(&begun).took();
+    backup.pass(ms(20) - Duration::from_nanos(1)).begins(&begun);
+    assert_eq!(backup.took(), []);
+    backup.pass(Duration::from_nanos(1)).begins(&begun);
+    assert_eq!(backup.took(), [wanted(0), wanted(1)]);
+    backup.hears(&s[0]).hears(&s[1]);
+
     // And hands on what it holds, as it came, to whoever lacks it.
     backup.pass(ms(50)).took();
     backup.message(0, wanted(2)).message(0, wanted(2));
@@ -255,6 +311,48 @@ fn p33_p45_of_two_view_changes_of_one_replica_the_one_that_the_new_view_names_co
     assert!(backup.core.is_pending(), "the decision is over what it names");
     backup.hears(&s[2]);
     assert_eq!((backup.core.is_pending(), backup.caught(2)), (false, vec![("contradictory_view_change", 1)]));
+
+    // A third version takes no place of the named one.
+    let mut backup = One::new(3);
+    backup.hears(&version).begins(&begun).hears(&s[2]).hears(&prepared(2, 1, batch(2).digest()));
+    backup.hears(&s[0]).hears(&s[1]);
+    assert_eq!((backup.core.is_pending(), backup.core.view()), (false, View(1)));
+}
+
+#[test]
+fn p33_of_the_new_views_of_one_primary_the_latest_is_waited_for() {
+    let early = nothing();
+    let late = [0, 1, 2].map(|from| signed(view_change(from, 5)));
+    let (first, second) = (new_view(1, &early.each_ref(), 0, &[]), new_view(5, &late.each_ref(), 0, &[]));
+    for order in [[&first, &second], [&second, &first]] {
+        let mut backup = One::new(3);
+        for new_view in order {
+            backup.begins(new_view);
+        }
+        backup.hears_all(&late);
+        assert_eq!((backup.core.is_pending(), backup.core.view()), (false, View(5)));
+        assert_eq!(backup.caught(1), []);
+    }
+}
+
+#[test]
+fn p25_a_replica_whose_state_is_of_no_use_follows_no_view() {
+    let mut backup = One::new(3);
+    for n in 1..=K {
+        let p = pre_prepare(0, n, n, &[pack(9, n, 8)]);
+        backup.pre_prepare(0, &p, true).message(1, Message::Prepare(vote(n, p.digest())));
+        for from in [0, 1] {
+            backup.message(from, Message::Commit(vote(n, p.digest())));
+        }
+    }
+    backup.checkpoint(3, K, 1);
+    for from in [0, 1, 2] {
+        backup.checkpoint(from, K, 7);
+    }
+    assert_eq!(backup.core.mode(), Mode::Diverged);
+    let s = nothing();
+    backup.hears_all(&s).begins(&new_view(1, &s.each_ref(), 0, &[]));
+    assert_eq!(backup.core.view(), View(0));
 }
 
 #[test]
@@ -638,6 +736,11 @@ fn p33_p42_a_new_view_of_a_life_that_is_over_is_waited_for_no_longer() {
         backup.event(starts).hears(&s[2]);
         assert_eq!(!backup.core.is_pending(), begins, "of life {life}");
     }
+    // Nor is one taken that comes afterwards.
+    let s = nothing();
+    let mut backup = One::new(3);
+    backup.hears_all(&s).event(boot(1, 1)).begins(&in_boot(&s, 0));
+    assert_eq!((backup.core.is_pending(), backup.core.counters().earlier_life), (true, 1));
 }
 
 #[test]

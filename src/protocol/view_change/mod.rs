@@ -131,7 +131,7 @@ impl Agreement {
         views.new_view = None;
         views.decision = None;
         views.fixed = None;
-        views.named.clear();
+        views.named.retain(|_, signed| signed.statement().view >= target);
         (views.fix_at, views.new_view_at) = (Time::NEVER, Time::NEVER);
         for of_sender in views.held.values_mut() {
             of_sender.retain(|view, _| *view >= target);
@@ -286,9 +286,6 @@ impl Agreement {
                 of_sender.insert(view, signed);
                 let highest = of_sender.last_key_value().map(|(view, _)| *view);
                 of_sender.retain(|view, _| *view == present || Some(*view) == highest);
-            }
-            None if wanted => {
-                self.views.named.insert(from, signed);
             }
             None => return,
         }
@@ -481,13 +478,10 @@ impl Agreement {
 
     /// Redoes the decision of every NEW-VIEW whose view-changes are all here (P33).
     fn check_candidates(&mut self) {
+        // Of views that are left, or have begun, none is kept.
         let candidates: Vec<SignedNewView> = self.views.candidates.values().cloned().collect();
         for signed in candidates {
             let nv = signed.statement();
-            if nv.view < self.view || nv.view == self.view && !self.views.pending {
-                self.views.candidates.remove(&nv.replica);
-                continue;
-            }
             let found: Vec<Option<SignedViewChange>> =
                 nv.members.iter().map(|(r, digest)| self.find_view_change(*r, nv.view, *digest)).collect();
             if found.iter().any(Option::is_none) {
