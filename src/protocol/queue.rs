@@ -270,9 +270,11 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
         #[test]
         fn p10_p21_a_batch_takes_what_fits_and_what_waits_is_counted_right(
-            steps in prop::collection::vec((0..4u8, 1..4u64, 1..4u64, 0..3usize), 1..60),
+            steps in prop::collection::vec((0..4u8, 1..4u64, 1..4u64, 0..3usize), 1..40),
             packs_max in 1..6usize,
             requests_max in 1..8usize,
             loads in 1..6usize,
@@ -309,6 +311,9 @@ mod tests {
             }
         }
 
+    }
+
+    proptest! {
         #[test]
         fn p21_bodies_stay_within_the_clients_quota_and_are_counted_right(
             steps in prop::collection::vec((0..3u8, 0..8u64, any::<bool>(), any::<bool>()), 0..60),
