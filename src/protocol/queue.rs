@@ -252,6 +252,15 @@ mod tests {
     }
 
     #[test]
+    fn p21_a_client_fills_its_quota_to_the_last_byte() {
+        let quota = [1, 2].map(|t| pack(t, false).encoded().len()).iter().sum();
+        let mut queue = Queue::default();
+        let taken = [1, 2, 3].map(|t| queue.push(pack(t, false), false, quota));
+        assert_eq!(taken, [Ok(()), Ok(()), Err(Refused::Quota)]);
+        assert_eq!(queue.bytes(), quota);
+    }
+
+    #[test]
     fn p44_a_batch_is_filled_to_the_last_byte() {
         let framing = load(1, 1, 1, 0).encoded().len();
         let mut queue = Queue::default();
