@@ -324,3 +324,17 @@ fn p33_a_batch_is_sent_now_and_then_and_of_a_dropped_one_the_proof_that_nobody_n
     backup.message(3, fetch(K, Digest([1; 32])));
     assert!(matches!(&backup.took()[..], [Message::Stable(proof)] if proof.len() == 3));
 }
+
+#[test]
+fn p37_p41_a_status_draws_nothing_that_is_not_durable_yet() {
+    let mut primary = One::new(0);
+    primary.slow_disk = true;
+    primary.request(pack(1, 1, 8)).pass(SECOND).took();
+    primary.message(3, Message::Status(status(0, 0)));
+    assert_eq!(primary.took(), [Message::Answered(77)]);
+    let token = primary.tokens.remove(0);
+    primary.event(Event::Persisted(token)).took();
+    primary.pass(SECOND).took();
+    primary.message(3, Message::Status(status(0, 0)));
+    assert!(matches!(&primary.took()[..], [Message::PrePrepare(_), Message::Answered(_)]));
+}
