@@ -85,11 +85,11 @@ impl Agreement {
             Mode::Diverged => self.now,
             Mode::Normal if certified.n > self.log.high() => self.transfer.moved_at + self.config.status_interval,
             Mode::Normal if certified.n > self.last_executed => self.transfer.moved_at + self.config.transfer_after,
-            // The state that ends a recovery, or most of it before its time has come (P42 c).
+            // The state that ends a recovery, or most of it before its time has come (P42 c). It executes nothing itself.
             Mode::Recovering if self.recovery.until().is_some_and(|until| certified.n >= until) => self.now,
-            Mode::Recovering if certified.n > self.last_executed => self.transfer.moved_at + self.config.transfer_after,
+            Mode::Recovering => self.transfer.moved_at + self.config.transfer_after,
             // A split replica keeps its state to be looked at.
-            Mode::Normal | Mode::Split | Mode::Recovering => Time::NEVER,
+            Mode::Normal | Mode::Split => Time::NEVER,
         }
     }
 

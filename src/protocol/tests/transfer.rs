@@ -221,6 +221,8 @@ fn p38_p42_who_recovers_fetches_at_once_only_what_ends_its_recovery() {
     assert!(reborn.transfers.is_empty(), "nobody has said yet how far it must come");
     reborn.pass(ms(2));
     assert_eq!(reborn.transfers, [(L, false)], "most of it will be needed");
+    reborn.transferred(L).pass(Duration::from_secs(1));
+    assert_eq!(reborn.transfers, [(L, false)], "what it has is not fetched again");
 
     let mut reborn = One::reborn(3);
     for peer in [0, 1, 2] {
