@@ -188,6 +188,15 @@ fn p42_b_each_answers_least_checkpoint_and_greatest_batch_count() {
 }
 
 #[test]
+fn p35_p42_c_who_recovers_follows_the_others_into_a_view_that_the_primary_before_asked_for_too() {
+    let mut reborn = One::reborn(3);
+    let s = [0, 1, 2].map(|from| signed(super::view_change(from, 1)));
+    reborn.hears_all(&s).begins(&new_view(1, &s.each_ref(), 0, &[]));
+    assert_eq!((reborn.core.view(), reborn.core.is_pending()), (View(1), false));
+    assert!(!reborn.took().iter().any(|m| matches!(m, Message::ViewChange(_))), "and says nothing");
+}
+
+#[test]
 fn p42_c_it_votes_again_above_n_once_it_holds_the_certified_state() {
     let mut reborn = One::reborn(1);
     for peer in [0, 2, 3] {

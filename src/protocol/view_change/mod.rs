@@ -326,7 +326,8 @@ impl Agreement {
         }
         // P35: it is signed that the primary has left the view, and leads it no more.
         let primary = size.primary(view);
-        if primary != me && !self.views.pending && highest.get(&primary).is_some_and(|asked| *asked > view) {
+        let has_left = primary != me && highest.get(&primary).is_some_and(|asked| *asked > view);
+        if has_left && !self.views.pending && self.mode == Mode::Normal {
             return self.start_view_change(view.next());
         }
         self.check_candidates();
