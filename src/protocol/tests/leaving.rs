@@ -182,6 +182,8 @@ fn p28_p37_who_is_behind_is_told_and_who_is_ahead_is_not() {
     backup.hears_all(&s).begins(&new_view(1, &s.each_ref(), 0, &[])).pass(ms(50)).took();
     assert_eq!(said(&mut backup, pending(2)), 0);
     assert_eq!(said(&mut backup, pending(1)), 1);
+    backup.pass(ms(50)).took();
+    assert_eq!(said(&mut backup, status(0, 0)), 1, "it knows of no later view");
 }
 
 #[test]
