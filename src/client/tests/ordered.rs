@@ -574,6 +574,13 @@ fn p08_what_an_endpoint_counts_and_believes_is_what_it_did() {
     assert_eq!((stats.view, stats.packs_out, stats.completed), (View(4), 2, 1));
     assert_eq!((stats.failed, stats.retransmissions), (0, 0));
     assert_eq!((stats.datagrams_out, stats.datagrams_in), (5, 6), "the open to all, and three answers to each");
+    // What others have in the outbox is theirs.
+    let mut outbox = std::mem::take(&mut stage.sent);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.endpoint.turn(stage.now, &mut Vec::new(), &mut outbox);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.endpoint.turn(stage.now, &mut Vec::new(), &mut outbox);
+    assert_eq!((stage.endpoint.stats().datagrams_out, outbox.len()), (7, 2));
 
     let mut stage = Stage::new(EndpointConfig { request_timeout: 100 * MS, ..config() });
     let session = stage.open(8);
@@ -584,6 +591,23 @@ fn p08_what_an_endpoint_counts_and_believes_is_what_it_did() {
     assert_eq!((stats.failed, stats.completed), (1, 1));
     assert!(completion.retransmissions > 0);
     assert_eq!(stats.retransmissions, u64::from(completion.retransmissions));
+}
+
+#[test]
+fn what_waits_for_a_session_outlives_others_that_waited_in_vain() {
+    let mut stage = Stage::new(EndpointConfig { request_timeout: 1_000 * MS, ..config() });
+    stage.lose = Box::new(|_| true);
+    let session = stage.endpoint.open_session(4).unwrap();
+    stage.endpoint.submit(session, Bytes::from_static(b"1")).unwrap();
+    stage.pass(500 * MS);
+    stage.endpoint.submit(session, Bytes::from_static(b"2")).unwrap();
+    stage.pass(600 * MS);
+    assert!(matches!(stage.completion().unwrap().result, Err(RequestError::Timeout { sent: false, .. })));
+    stage.lose = Box::new(|_| false);
+    let heard: Vec<Heard> = stage.pass(350 * MS).into_iter().map(|(_, h)| h).collect();
+    stage.grant(&heard, SESSION);
+    let heard = stage.turn();
+    assert_eq!(heard[0].asked.iter().map(|a| &a.op[..]).collect::<Vec<_>>(), [b"2"]);
 }
 
 #[test]
@@ -634,7 +658,11 @@ fn p44_a_replicas_results_may_fill_its_share_and_its_own_word_again_takes_no_mor
         stage.say(0, 0, &[full(1, TENTATIVE, &whole)]);
         stage.turn();
         assert_eq!(held(&stage), kept);
-        // Another word of the same replica takes the place of the first.
+        // The same again is counted once, as is another word of the same replica, which takes the place of
+        // the first.
+        stage.say(0, 1, &[full(1, TENTATIVE, &whole)]);
+        stage.nothing();
+        assert_eq!(held(&stage), kept);
         stage.say(0, 0, &[full(1, COMMITTED, &other)]);
         stage.nothing();
         assert_eq!(held(&stage), kept);
