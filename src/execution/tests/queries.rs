@@ -106,7 +106,8 @@ fn p48_held_queries_are_bounded_for_each_client() {
 #[test]
 fn p48_bytes_that_a_client_has_waiting_are_counted_and_given_back() {
     let size = query(ALICE, 0, b"=").encoded().len();
-    let mut bench = Bench::with(ExecutorConfig { held_bytes_per_client: 2 * size, held_bytes: 3 * size, ..config() });
+    let mut bench =
+        Bench::with(ExecutorConfig { held_bytes_per_client: 2 * size + 5, held_bytes: 3 * size + 5, ..config() });
     let hold = |bench: &mut Bench<Tally>, client, after| {
         bench.query(query(client, 1, b"="), after);
         bench.executor.held_queries()
@@ -116,6 +117,7 @@ fn p48_bytes_that_a_client_has_waiting_are_counted_and_given_back() {
     bench.committed(&[]);
     assert_eq!(bench.executor.held_queries(), 2, "one is answered");
     assert_eq!([2, 2].map(|after| hold(&mut bench, ALICE, after)), [3, 3], "there is room for one");
+    assert_eq!(hold(&mut bench, BOB, 2), 3, "and for no other's");
     bench.committed(&[]);
     assert_eq!([9, 9, 9].map(|after| hold(&mut bench, ALICE, after)), [1, 2, 2]);
     assert_eq!(hold(&mut bench, BOB, 9), 3);

@@ -102,4 +102,13 @@ fn p04_results_are_kept_wherever_they_lie_in_a_large_ring() {
         let (kept, _) = bench.admit(&ordered(ALICE, s, t, b""));
         assert_eq!(kept[0].outcome, Outcome::Done(vec![t as u8 + 1; OPERATION_MAX].into()), "{t}");
     }
+    // And nothing else lies there.
+    let sessions = bench.executor.sessions();
+    let large = ExecutorConfig { reply_ring: 8 << 20, ..config() };
+    let executor = Executor::resume(Tally, large, bench.executor.into_state()).unwrap();
+    assert_eq!(executor.sessions(), sessions);
+    let mut bench = Bench { executor, now: Time(0), view: View(0), next: 9 };
+    assert_eq!(bench.committed(&[ordered(ALICE, s, 7, b"+")])[0].outcome, count(8));
+    let refused = Outcome::Refused(crate::wire::Refusal::Counter { last: 1 });
+    assert_eq!(bench.committed(&[open(ALICE, 0, 64)])[0].outcome, refused, "that she was here is remembered");
 }
