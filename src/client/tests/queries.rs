@@ -41,6 +41,28 @@ fn p06_a_query_needs_no_session_and_q_matching_results_whatever_their_positions(
 }
 
 #[test]
+fn p05_p06_each_kind_is_counted_by_its_own_rule_in_turn() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(4);
+    for i in 1..3 {
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        stage.turn();
+        for from in 0..2 {
+            stage.say(from, 0, &[full(i, TENTATIVE, b"r")]);
+        }
+        stage.say(2, 0, &[entry(SESSION, i, TENTATIVE, 6, done(b"r"))]);
+        stage.nothing();
+        stage.say(3, 0, &[full(i, TENTATIVE, b"r")]);
+        assert!(stage.result().is_ok(), "of one position");
+        let t = asked(&mut stage);
+        for (from, n) in [(0, 7), (1, 9), (3, 8)] {
+            stage.say(from, 0, &[read(t, n, b"v")]);
+        }
+        assert!(stage.result().is_ok(), "whatever their positions");
+    }
+}
+
+#[test]
 fn p05_ordered_replies_never_answer_a_query() {
     let mut stage = Stage::new(config());
     let t = asked(&mut stage);
