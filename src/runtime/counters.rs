@@ -62,6 +62,8 @@ counters! {
     Counts {
         /// Datagrams handed up.
         received,
+        /// Of them, those that the kernel handed up with others in one receive.
+        coalesced,
         /// Datagrams handed to the path.
         sent,
         /// Of them, those that left with others in one send, to be cut apart by the kernel.
@@ -82,5 +84,8 @@ counters! {
         slots_out,
         /// Multishot receives armed again after they ended.
         rearmed,
+        /// System calls to receive, to send, to sleep and to read the drops. The yields of a loop that polls, and the wakes
+        /// that other threads write, are not among them.
+        system_calls,
     }
 }

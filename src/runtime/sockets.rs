@@ -67,6 +67,7 @@ impl Sockets {
     }
 
     fn sample_drops(&self) {
+        self.counters.system_calls.add(1);
         if let Ok(drops) = super::sys::kernel_drops(self.socket.as_fd()) {
             self.counters.kernel_drops.set(drops);
         }
@@ -82,6 +83,7 @@ impl Sockets {
         }
         let mut rest = ready.as_slice();
         while !rest.is_empty() {
+            self.counters.system_calls.add(1);
             match send_batch(self.socket.as_fd(), rest) {
                 Ok(sent) => {
                     self.counters.sent.add(sent as u64);
@@ -109,6 +111,7 @@ impl Transport for Sockets {
             self.sample_drops();
         }
         for _ in 0..ROUNDS {
+            self.counters.system_calls.add(1);
             // Would block, interrupted, or an error that an earlier datagram met on its way: nothing to take now.
             let Ok(received) = self.inbound.receive(self.socket.as_fd()) else { return };
             for i in 0..received {
@@ -142,6 +145,7 @@ impl Transport for Sockets {
         let timeout = timespec(self.clock.now(), until);
         let mut fds =
             [PollFd::new(&self.socket, PollFlags::IN), PollFd::from_borrowed_fd(self.waker.fd(), PollFlags::IN)];
+        self.counters.system_calls.add(1);
         let polled = poll(&mut fds, timeout.as_ref());
         let readable = |i: usize| !fds[i].revents().is_empty();
         let (datagrams, event) = match polled {
@@ -151,6 +155,8 @@ impl Transport for Sockets {
             Err(_) => (false, false),
         };
         let woken = self.waker.wakes_up(event);
+        // A wake is taken by a read of the event.
+        self.counters.system_calls.add(u64::from(woken));
         match (datagrams, woken) {
             (true, _) => Woken::Datagrams,
             (false, true) => Woken::Waker,

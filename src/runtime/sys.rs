@@ -1,4 +1,4 @@
-//! The system calls that no crate wraps safely: recvmmsg, sendmmsg and two socket options.
+//! The system calls that no crate wraps safely: recvmmsg, sendmmsg and three socket options.
 
 use std::io;
 use std::mem;
@@ -160,6 +160,30 @@ fn option<T: Copy>(socket: BorrowedFd<'_>, level: i32, name: i32, zero: T) -> io
     if done == 0 { Ok((value, len as usize)) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Bytes that [`segment_size`] reads: `CMSG_SPACE(sizeof(int))`.
+pub(crate) const SEGMENT_CONTROL: usize = mem::size_of::<libc::cmsghdr>() + 8;
+
+/// Lets the kernel hand up datagrams of one sender together, with their size in a control message, or no longer.
+pub(crate) fn coalesce(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
+    let value = i32::from(on);
+    let len = mem::size_of::<i32>() as libc::socklen_t;
+    // SAFETY: `value` is `len` readable bytes.
+    let done = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, std::ptr::from_ref(&value).cast(), len)
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// What a control message says about the size of the datagrams that were received together; none if it says nothing.
+pub(crate) fn segment_size(control: &[u8]) -> Option<usize> {
+    let int = |at: usize| Some(i32::from_ne_bytes(control.get(at..at + 4)?.try_into().ok()?));
+    let level = mem::offset_of!(libc::cmsghdr, cmsg_level);
+    let kind = mem::offset_of!(libc::cmsghdr, cmsg_type);
+    let told = int(level)? == libc::SOL_UDP && int(kind)? == libc::UDP_GRO;
+    let size = int(mem::size_of::<libc::cmsghdr>())?;
+    usize::try_from(size).ok().filter(|&size| told && size > 0)
+}
+
 /// Datagrams that the kernel dropped at this socket since its making (`SO_MEMINFO`).
 pub(crate) fn kernel_drops(socket: BorrowedFd<'_>) -> io::Result<u64> {
     const SO_MEMINFO: i32 = 55;
@@ -214,6 +238,28 @@ mod tests {
             }
         }
         assert_eq!(inbound.receive(b.as_fd()).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_came_together_is_asked_for_and_said() {
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(coalesce(udp.as_fd(), true).is_ok() && coalesce(udp.as_fd(), false).is_ok());
+        let tcp = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        assert!(coalesce(tcp.as_fd(), true).is_err());
+
+        let control = |level: i32, kind: i32, size: i32| {
+            let len = (mem::size_of::<libc::cmsghdr>() + 4).to_ne_bytes();
+            [&len[..], &level.to_ne_bytes(), &kind.to_ne_bytes(), &size.to_ne_bytes(), &[0; 4]].concat()
+        };
+        let said = control(libc::SOL_UDP, libc::UDP_GRO, 1_452);
+        assert_eq!((said.len(), segment_size(&said)), (SEGMENT_CONTROL, Some(1_452)));
+        assert_eq!(segment_size(&said[..16]), None);
+        assert_eq!(segment_size(&[]), None);
+        for (level, kind, size) in
+            [(libc::SOL_SOCKET, libc::UDP_GRO, 9), (libc::SOL_UDP, 1, 9), (libc::SOL_UDP, libc::UDP_GRO, 0)]
+        {
+            assert_eq!(segment_size(&control(level, kind, size)), None);
+        }
     }
 
     #[test]

@@ -149,6 +149,20 @@ pub(super) fn echo<S: Transport>(
 }
 
 #[test]
+fn datagrams_of_sockets_share_system_calls() {
+    let (mut server, mut client) = socket_pair();
+    let before = client.counters().read().system_calls;
+    client.send(&mut (0..100).map(|i| outgoing(R0, &[i], b"")).collect());
+    assert_eq!(client.counters().read().system_calls - before, 4, "32 datagrams for a call");
+    let before = server.counters().read().system_calls;
+    let mut got = Vec::new();
+    server.receive(&mut got);
+    assert_eq!((got.len(), server.counters().read().system_calls - before), (100, 4));
+    server.receive(&mut got);
+    assert_eq!(server.counters().read().system_calls - before, 5, "plain sockets are asked each time");
+}
+
+#[test]
 fn sockets_echo_small_large_and_many() {
     for (total, window, size) in [(200, 1, 0), (2_000, 64, 100), (300, 16, 8_000)] {
         let (server, mut client) = socket_pair();

@@ -135,6 +135,8 @@ struct Report {
     view_changes: u64,
     /// Ordered operations per batch over the whole run; absent if there were none.
     ops_per_batch: Option<f64>,
+    /// Of all replicas together for each completed operation, over the whole run: to receive, to send and to sleep.
+    system_calls_per_op: Option<f64>,
     checkpoints: Checkpoints,
     replicas: Vec<PerReplica>,
     configuration: Configuration,
@@ -176,6 +178,8 @@ struct PerReplica {
     /// Datagrams over the whole run.
     datagrams_sent: u64,
     datagrams_received: u64,
+    /// System calls over the whole run.
+    system_calls: u64,
     /// Datagrams that the kernel dropped for want of room.
     drops: u64,
 }
@@ -393,12 +397,16 @@ fn report(
             batches: grown(&|s| s.executed),
             datagrams_sent: socket("sent"),
             datagrams_received: socket("received"),
+            system_calls: socket("system_calls"),
             drops: socket("kernel_drops"),
         }
     };
     let replicas: Vec<PerReplica> = after.iter().map(of_replica).collect();
     let batches = replicas.iter().map(|replica| replica.batches).max().unwrap_or(0);
     let ops_per_batch = (!run.load.read_only && batches > 0).then(|| measured.completed as f64 / batches as f64);
+    let system_calls: u64 = replicas.iter().map(|replica| replica.system_calls).sum();
+    let system_calls_per_op =
+        (!replicas.is_empty() && measured.completed > 0).then(|| system_calls as f64 / measured.completed as f64);
     let interval = cluster.file.protocol.checkpoint_interval;
     let checkpoints = Checkpoints {
         interval,
@@ -426,6 +434,7 @@ fn report(
         view_changes: status::view(cluster.size, after.iter())
             .saturating_sub(status::view(cluster.size, before.iter())),
         ops_per_batch: ops_per_batch.map(|ops| round(ops, 1)),
+        system_calls_per_op: system_calls_per_op.map(|calls| round(calls, 3)),
         checkpoints,
         replicas,
         configuration: Configuration {
@@ -491,6 +500,7 @@ fn show(report: &Report) -> Result<(), Error> {
         ("     together", number(cpu.total), "µs/operation"),
         ("memory", number(report.rss_mib_per_replica), "MiB, the largest replica"),
         ("batches of", number(report.ops_per_batch), "operations"),
+        ("system calls", number(report.system_calls_per_op), "per operation, all replicas"),
         ("operations a checkpoint", number(report.checkpoints.ops), ""),
         ("         until stable", number(report.checkpoints.time_to_stable_ms), "ms, the slowest replica"),
         ("log", format!("{}", report.checkpoints.log_mib), "MiB, the fullest replica"),

@@ -3,6 +3,9 @@
 //! One *connected* socket per peer replica and one unconnected for everyone else share the local address: a connected
 //! socket takes what its peer sends, and costs a send and a receive less each. Replicas and others have slots of their own,
 //! so that clients run out first.
+//!
+//! Where datagrams are small the kernel may hand up many of one sender in one receive (`UDP_GRO`): what left in one send, or
+//! came off the wire together. Each is a part of the slot that they came in. Slots are larger then, and fewer.
 
 mod refusal;
 mod send;
@@ -15,6 +18,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +31,7 @@ use self::send::Sender;
 use self::slots::SlotRing;
 use super::bind::{AddressBook, Bound, grow_receive_buffer, new_socket};
 use super::error::Refusal;
-use super::sys::RawAddress;
+use super::sys::{self, RawAddress};
 use super::waker::EventWaker;
 use super::{Clock, Counters, Error};
 use crate::transport::{Datagram, Outgoing, Peer, Transport, Wake, Woken};
@@ -44,6 +48,19 @@ const DROPS_EVERY: Duration = Duration::from_secs(1);
 
 /// `sizeof(struct io_uring_recvmsg_out)`: what multishot recvmsg puts before the sender's name and the payload.
 const RECVMSG_OUT: usize = 16;
+
+/// Datagrams up to this size are received together where the kernel does that. Larger ones are few, and a slot for many
+/// of them would be mostly empty.
+const COALESCED_MAX: usize = 4_096;
+
+/// What can be received at once: the longest UDP payload.
+const COALESCED_BYTES: usize = 65_535;
+
+/// Slots of a ring if each holds that much, at most: 16 MiB. There are half as many as else; four replicas have 64.
+const COALESCED_SLOTS_MAX: u16 = 256;
+
+/// Slots of a ring at least.
+const SLOTS_LEAST: u16 = 16;
 
 const GROUP_REPLICAS: u16 = 0;
 const GROUP_OTHERS: u16 = 1;
@@ -102,6 +119,8 @@ pub struct Uring {
     replicas: Option<SlotRing>,
     others: Option<SlotRing>,
     name: Box<libc::msghdr>,
+    /// Of connected sockets, if datagrams come together: then the kernel says how long each is.
+    size: Option<Box<libc::msghdr>>,
     sender: Sender,
     arrivals: VecDeque<Arrival>,
     disarmed: Vec<Operation>,
@@ -145,20 +164,36 @@ impl Uring {
             let errno = error.raw_os_error().unwrap_or(0);
             return Err((bound, Refusal::Other { doing: "registering files", errno }.into()));
         }
-        let each = RECVMSG_OUT + RawAddress::MAX + bound.config.datagram_max + 1;
-        let replicas = SlotRing::new(GROUP_REPLICAS, bound.config.slots.0, each);
-        let others = SlotRing::new(GROUP_OTHERS, bound.config.slots.1, each);
+        let coalesce = bound.config.datagram_max <= COALESCED_MAX && coalesce(&connected, &bound.socket);
+        let (payload, control, slots) = match (coalesce, bound.config.slots) {
+            (true, (replicas, others)) => {
+                let fewer = |slots: u16| (slots / 2).clamp(SLOTS_LEAST, COALESCED_SLOTS_MAX);
+                (COALESCED_BYTES, sys::SEGMENT_CONTROL, (fewer(replicas), fewer(others)))
+            }
+            (false, slots) => (bound.config.datagram_max + 1, 0, slots),
+        };
+        let each = RECVMSG_OUT + RawAddress::MAX + control + payload;
+        let replicas = SlotRing::new(GROUP_REPLICAS, slots.0, each);
+        let others = SlotRing::new(GROUP_OTHERS, slots.1, each);
         // SAFETY: both rings live in the transport, whose drop waits for every armed receive to end and unregisters the
         // groups before it frees them, or leaks them; on the error path nothing was armed, and `ring` goes first.
         let registered =
             unsafe { replicas.register(&ring.submitter()).and_then(|()| others.register(&ring.submitter())) };
         if let Err(refusal) = registered {
             drop(ring);
+            // Plain sockets take one datagram at a time.
+            let _ = sys::coalesce(bound.socket.as_fd(), false);
             return Err((bound, refusal.into()));
         }
         // SAFETY: all-zero is a valid msghdr; multishot recvmsg takes only the lengths of name and control from it.
         let mut name: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
         name.msg_namelen = RawAddress::MAX as u32;
+        name.msg_controllen = control as _;
+        let size = coalesce.then(|| {
+            let mut size = Box::new(*name);
+            size.msg_namelen = 0;
+            size
+        });
         let mut disarmed: Vec<Operation> = (0..=connected.len()).map(Operation::Receive).collect();
         disarmed.push(Operation::Event);
         let mut sockets = vec![bound.socket];
@@ -171,6 +206,7 @@ impl Uring {
             replicas: Some(replicas),
             others: Some(others),
             name,
+            size,
             sender: Sender::new(),
             arrivals: VecDeque::new(),
             disarmed,
@@ -215,7 +251,10 @@ impl Uring {
                 }
                 Operation::Receive(i) => {
                     let group = self.slots(i).group();
-                    opcode::RecvMulti::new(Fixed(i as u32), group).build()
+                    match &self.size {
+                        Some(size) => opcode::RecvMsgMulti::new(Fixed(i as u32), &raw const **size, group).build(),
+                        None => opcode::RecvMulti::new(Fixed(i as u32), group).build(),
+                    }
                 }
                 Operation::Event => {
                     let event = Fixed(self.sockets.len() as u32);
@@ -237,6 +276,7 @@ impl Uring {
     /// Submits what is queued, runs deferred work, and takes the completions.
     fn enter(&mut self) {
         // Errors (interrupted, completions to be taken first) leave the queue as it is: the next enter tries again.
+        self.counters.system_calls.add(1);
         let _ = self.ring.submit();
         self.reap();
     }
@@ -293,25 +333,37 @@ impl Uring {
         }
     }
 
-    /// Where the payload lies in an arrival's slot, and who sent it. None if it is not a datagram that may be here.
-    fn locate(&self, arrival: &Arrival) -> Option<(Peer, std::ops::Range<usize>)> {
-        let (peer, range) = match arrival.socket {
-            0 => {
-                let bytes = self.others.as_ref()?.peek(arrival.slot, arrival.len);
-                let out = RecvMsgOut::parse(bytes, &self.name).ok()?;
-                let payload = out.payload_data();
-                let start = bytes.len() - payload.len();
-                (self.book.peer(RawAddress::parse(out.name_data())?), start..bytes.len())
+    /// Who sent an arrival's datagrams, where they lie in its slot, and how long each is (the last may be shorter). If they
+    /// are no datagrams that may be here, how many.
+    fn locate(&self, arrival: &Arrival) -> Result<(Peer, Range<usize>, usize), u64> {
+        let (ring, header) = match (arrival.socket, &self.size) {
+            (0, _) => (&self.others, &self.name),
+            (_, Some(size)) => (&self.replicas, size),
+            (i, None) => {
+                let fits = arrival.len <= self.datagram_max;
+                return fits.then(|| (Peer::Replica(self.peers[i - 1]), 0..arrival.len, arrival.len)).ok_or(1);
             }
-            i => (Peer::Replica(self.peers[i - 1]), 0..arrival.len),
         };
-        (range.len() <= self.datagram_max).then_some((peer, range))
+        let bytes = ring.as_ref().ok_or(1u64)?.peek(arrival.slot, arrival.len);
+        let out = RecvMsgOut::parse(bytes, header).map_err(|()| 1u64)?;
+        let peer = match arrival.socket {
+            0 => self.book.peer(RawAddress::parse(out.name_data()).ok_or(1u64)?),
+            i => Peer::Replica(self.peers[i - 1]),
+        };
+        let payload = out.payload_data();
+        let range = bytes.len() - payload.len()..bytes.len();
+        let segment = sys::segment_size(out.control_data()).map_or(payload.len(), |size| size.min(payload.len()));
+        match segment <= self.datagram_max {
+            true => Ok((peer, range, segment)),
+            false => Err(range.len().div_ceil(segment) as u64),
+        }
     }
 
     fn sample_drops(&mut self, now: Time) {
         if now.since(self.drops_read) >= DROPS_EVERY {
             self.drops_read = now;
-            let drops = self.sockets.iter().filter_map(|s| super::sys::kernel_drops(s.as_fd()).ok()).sum();
+            self.counters.system_calls.add(self.sockets.len() as u64);
+            let drops = self.sockets.iter().filter_map(|s| sys::kernel_drops(s.as_fd()).ok()).sum();
             self.counters.kernel_drops.set(drops);
         }
     }
@@ -337,6 +389,18 @@ impl Uring {
 unsafe fn push(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
     // SAFETY: the caller's.
     unsafe { ring.submission().push(entry) }.is_ok()
+}
+
+/// Lets all sockets receive datagrams together, or none of them.
+fn coalesce(connected: &[Socket], first: &Socket) -> bool {
+    let sockets = || connected.iter().chain([first]);
+    let granted = sockets().all(|socket| sys::coalesce(socket.as_fd(), true).is_ok());
+    if !granted {
+        for socket in sockets() {
+            let _ = sys::coalesce(socket.as_fd(), false);
+        }
+    }
+    granted
 }
 
 /// A socket on the bound address for each peer replica, connected to it. A peer that cannot be connected to now (no route)
@@ -409,17 +473,21 @@ impl Transport for Uring {
             return;
         }
         self.reclaim();
-        for _ in 0..RECEIVE_MAX {
+        let enough = into.len() + RECEIVE_MAX;
+        while into.len() < enough {
             let Some(arrival) = self.arrivals.pop_front() else { break };
             match self.locate(&arrival) {
-                Some((from, range)) => {
-                    let (bytes, scarce) = self.slots(arrival.socket).bytes(arrival.slot, range);
-                    self.counters.copied_scarce.add(u64::from(scarce));
-                    self.counters.received.add(1);
-                    into.push(Datagram { from, bytes });
+                Ok((from, range, segment)) => {
+                    let before = into.len();
+                    let hand_up = |bytes| into.push(Datagram { from, bytes });
+                    let scarce = self.slots(arrival.socket).datagrams(arrival.slot, range, segment, hand_up);
+                    let received = (into.len() - before) as u64;
+                    self.counters.copied_scarce.add(scarce);
+                    self.counters.received.add(received);
+                    self.counters.coalesced.add(if received > 1 { received } else { 0 });
                 }
-                None => {
-                    self.counters.oversize.add(1);
+                Err(datagrams) => {
+                    self.counters.oversize.add(datagrams);
                     self.slots(arrival.socket).lend(arrival.slot);
                 }
             }
@@ -477,10 +545,13 @@ impl Transport for Uring {
                 _ => SubmitArgs::new().timespec(&timeout),
             };
             // Ends by a completion, the timeout or a signal; which, is seen below.
+            self.counters.system_calls.add(1);
             let _ = self.ring.submitter().submit_with_args(1, &args);
             self.reap();
         }
         let woken = self.waker.wakes_up(mem::take(&mut self.event_seen));
+        // A wake is taken by a read of the event.
+        self.counters.system_calls.add(u64::from(woken));
         match (self.arrivals.is_empty(), woken || !self.disarmed.is_empty()) {
             (false, _) => Woken::Datagrams,
             (true, true) => Woken::Waker,

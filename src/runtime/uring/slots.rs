@@ -166,6 +166,38 @@ impl SlotRing {
         (Bytes::from_owner(Slot { pool: self.pool.clone(), id, range: range.start as u32..range.end as u32 }), false)
     }
 
+    /// A range of a slot just taken, as the datagrams of `segment` bytes that the kernel put together there, the last one
+    /// perhaps shorter. They share the slot, except those that are copied; how many of them for want of slots.
+    pub(super) fn datagrams(
+        &mut self,
+        id: u16,
+        range: Range<usize>,
+        segment: usize,
+        mut each: impl FnMut(Bytes),
+    ) -> u64 {
+        if range.len() <= segment {
+            let (bytes, scarce) = self.bytes(id, range);
+            each(bytes);
+            return u64::from(scarce);
+        }
+        assert!(!self.lent[usize::from(id)] && segment > 0 && range.end <= self.pool.each);
+        let scarce = self.out > usize::from(self.count) * 3 / 4;
+        if segment < COPY_BELOW || scarce {
+            // Each by itself: who keeps one keeps no other.
+            let whole = self.pool.slice(id, range.clone());
+            whole.chunks(segment).for_each(|datagram| each(Bytes::copy_from_slice(datagram)));
+            self.lend(id);
+            return if segment < COPY_BELOW { 0 } else { range.len().div_ceil(segment) as u64 };
+        }
+        let (start, end) = (range.start as u32, range.end as u32);
+        let whole = Bytes::from_owner(Slot { pool: self.pool.clone(), id, range: start..end });
+        for at in (0..whole.len()).step_by(segment) {
+            let datagram = whole.slice(at..whole.len().min(at + segment));
+            each(if datagram.len() < COPY_BELOW { Bytes::copy_from_slice(&datagram) } else { datagram });
+        }
+        0
+    }
+
     /// Puts a taken slot into the ring. The kernel sees it after [`publish`](Self::publish).
     pub(super) fn lend(&mut self, id: u16) {
         let lent = &mut self.lent[usize::from(id)];
@@ -240,6 +272,39 @@ mod tests {
             held.push(ring.bytes(id, 0..2_000));
         }
         assert_eq!(held.iter().filter(|(_, scarce)| *scarce).count(), 4);
+        assert_eq!(ring.out(), 12);
+    }
+
+    #[test]
+    fn datagrams_that_came_together_share_a_slot_and_the_small_and_scarce_are_copied() {
+        let mut ring = SlotRing::new(0, 16, 8_000);
+        let split = |ring: &mut SlotRing, id, range: Range<usize>, segment| {
+            assert!(ring.take(id));
+            let mut got = Vec::new();
+            let scarce = ring.datagrams(id, range, segment, |bytes| got.push(bytes));
+            (got, scarce)
+        };
+        let lens = |got: &[Bytes]| got.iter().map(Bytes::len).collect::<Vec<_>>();
+        let (mut got, scarce) = split(&mut ring, 0, 50..3_150, 1_000);
+        assert_eq!((lens(&got), scarce, ring.out()), (vec![1_000, 1_000, 1_000, 100], 0, 1));
+        let start = got[0].as_ptr() as usize;
+        assert_eq!([1, 2].map(|i| got[i].as_ptr() as usize - start), [1_000, 2_000], "nothing was copied");
+        // The short last one keeps no slot.
+        let last = got.pop();
+        drop(got);
+        ring.reclaim();
+        assert_eq!((last.map(|bytes| bytes.len()), ring.out()), (Some(100), 0));
+
+        let (got, scarce) = split(&mut ring, 1, 0..1_000, 300);
+        assert_eq!((lens(&got), scarce, ring.out()), (vec![300, 300, 300, 100], 0, 0));
+        let (got, scarce) = split(&mut ring, 2, 0..1_000, 1_000);
+        assert_eq!((lens(&got), scarce, ring.out()), (vec![1_000], 0, 1));
+        let mut held = vec![got];
+        for id in 3..16 {
+            let (got, scarce) = split(&mut ring, id, 0..2_500, 1_000);
+            assert_eq!((lens(&got), scarce), (vec![1_000, 1_000, 500], if id < 14 { 0 } else { 3 }));
+            held.push(got);
+        }
         assert_eq!(ring.out(), 12);
     }
 

@@ -171,6 +171,71 @@ fn datagrams_of_one_size_leave_together_and_arrive_as_they_were() {
     assert_eq!(a.counters().read().segmented, counts.segmented);
 }
 
+/// Two replicas and a client, with small datagrams; the client's may be larger.
+fn small(client_max: usize) -> (Uring, Uring, Uring) {
+    let mut bound = replicas(2);
+    let addresses: Vec<SocketAddr> = bound.iter().map(Bound::local_address).collect();
+    bound.push(Bound::bind(UdpConfig::client(addresses.clone())).unwrap());
+    for (b, datagram_max) in bound.iter_mut().zip([1_452, 1_452, client_max]) {
+        b.config.datagram_max = datagram_max;
+        b.meet(addresses.clone());
+    }
+    let (client, b) = (open(bound.pop().unwrap()), bound.pop().unwrap());
+    (open(bound.pop().unwrap()), open(b), client)
+}
+
+#[test]
+fn small_datagrams_are_received_together_and_taken_apart() {
+    let (mut a, mut b, mut client) = small(1_452);
+    let sizes: Vec<usize> = [1_400; 40].into_iter().chain([600, 1_000, 1_000, 20, 20, 20, 0, 1_452]).collect();
+    let body = |i: usize, from: u8| vec![(i as u8).wrapping_mul(31) ^ from; sizes[i].saturating_sub(1)];
+    for (sender, from) in [(&mut b, 1), (&mut client, 2)] {
+        sender.send(&mut (0..sizes.len()).map(|i| outgoing(r(0), &[i as u8], &body(i, from))).collect());
+        let peer = if from == 1 { r(1) } else { Peer::Address(sender.local_address()) };
+        let before = a.counters().read();
+        let got = take(&mut a, sizes.len());
+        for (i, datagram) in got.iter().enumerate() {
+            assert_eq!((datagram.from, datagram.bytes[0]), (peer, i as u8), "in order");
+            assert!(datagram.bytes[1..] == body(i, from)[..], "datagram {i} of {} bytes", sizes[i]);
+        }
+        let counts = a.counters().read();
+        assert!(counts.coalesced - before.coalesced > 40, "{counts:?}");
+        assert_eq!(counts.received - before.received, sizes.len() as u64);
+        // Forty datagrams of 1,400 bytes are in one slot, and give it back together.
+        let (of_replicas, of_others) = a.slots_out();
+        assert!((1..=6).contains(&(of_replicas + of_others)), "{of_replicas} {of_others}");
+        let last: Vec<Datagram> = got.into_iter().skip(39).take(1).collect();
+        assert_eq!(a.slots_out(), if from == 1 { (1, 0) } else { (0, 1) }, "one of them holds the slot");
+        drop(last);
+        assert_eq!(a.slots_out(), (0, 0));
+    }
+    // Where datagrams are large, none are.
+    let (mut a, mut b) = two();
+    b.send(&mut (0..20).map(|i| outgoing(r(0), &[i], &[1; 1_000])).collect());
+    assert_eq!((take(&mut a, 20).len(), a.counters().read().coalesced), (20, 0));
+}
+
+#[test]
+fn where_one_socket_cannot_receive_together_none_does() {
+    let (mut a, mut b, _) = small(1_452);
+    let tcp = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    assert!(coalesce(&a.sockets[1..], &a.sockets[0]));
+    assert!(!coalesce(&[a.sockets[1].try_clone().unwrap(), tcp], &a.sockets[0]));
+    b.send(&mut (0..20).map(|i| outgoing(r(0), &[i], &[1; 1_000])).collect());
+    assert_eq!((take(&mut a, 20).len(), a.counters().read().coalesced), (20, 0));
+}
+
+#[test]
+fn what_is_too_long_is_dropped_however_it_came() {
+    let (mut a, _b, mut client) = small(2_000);
+    client.send(&mut (0..20).map(|i| outgoing(r(0), &[i], &[1; 1_900])).collect());
+    client.send(&mut vec![outgoing(r(0), b"", &[1; 1_453])]);
+    client.send(&mut (0..20).map(|i| outgoing(r(0), &[i], &[1; 1_000])).collect());
+    let got = take(&mut a, 20);
+    assert!(got.iter().all(|datagram| datagram.bytes.len() == 1_001));
+    assert_eq!(a.counters().read().oversize, 21);
+}
+
 #[test]
 fn slots_held_forever_starve_nobody_and_come_back_from_other_threads() {
     let (mut a, mut b) = two();
@@ -196,6 +261,34 @@ fn slots_held_forever_starve_nobody_and_come_back_from_other_threads() {
     drop(to_other);
     assert_eq!(other.join().unwrap(), 2 * 64 * (0..20).sum::<usize>());
     assert_eq!(a.slots_out(), (0, 0));
+}
+
+#[test]
+fn a_datagram_takes_one_system_call_to_send_and_one_to_receive_and_many_share_them() {
+    let (mut a, mut b) = two();
+    let calls = |a: &Uring, b: &Uring| a.counters().read().system_calls + b.counters().read().system_calls;
+    let rounds = 200;
+    let before = calls(&a, &b);
+    for i in 0..rounds {
+        b.send(&mut vec![outgoing(r(0), b"there", &[i])]);
+        assert_eq!(take(&mut a, 1).len(), 1);
+        a.send(&mut vec![outgoing(r(1), b"and back", &[i])]);
+        assert_eq!(take(&mut b, 1).len(), 1);
+    }
+    let each = calls(&a, &b) - before;
+    assert!((2 * u64::from(rounds)..=4 * u64::from(rounds) + 4).contains(&each), "{each} for {rounds} rounds");
+
+    // Who looks and finds nothing makes none.
+    let before = calls(&a, &b);
+    (0..1_000).for_each(|_| a.receive(&mut Vec::new()));
+    assert_eq!(calls(&a, &b), before);
+
+    for _ in 0..20 {
+        b.send(&mut (0..96).map(|i| outgoing(r(0), &[i], &vec![7; 100 + usize::from(i)])).collect());
+        assert_eq!(take(&mut a, 96).len(), 96);
+    }
+    let each = (calls(&a, &b) - before) as f64 / (20.0 * 96.0);
+    assert!(each <= 0.1, "{each} for a datagram of many");
 }
 
 #[test]
