@@ -60,6 +60,7 @@ fn every_verb_has_help_with_an_example() {
         "kv export",
         "bench load",
         "bench failover",
+        "bench overload",
         "bfs",
         "bfs nfs",
         "bfs mount",

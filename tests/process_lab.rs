@@ -253,7 +253,7 @@ fn load_is_measured_on_processes() {
         arguments.extend(more);
         let report = castra(&arguments);
         assert!(report["operations"].as_u64().unwrap() > 0, "{report:#}");
-        for positive in ["ops_per_s", "rss_mib_per_replica", "measured_seconds"] {
+        for positive in ["ops_per_s", "rss_mib_per_replica", "measured_seconds", "system_calls_per_op"] {
             assert!(report[positive].as_f64().unwrap() > 0.0, "{positive}: {report:#}");
         }
         let latency = |name: &str| report["latency_us"][name].as_f64().unwrap();
@@ -282,6 +282,24 @@ fn load_is_measured_on_processes() {
             assert_eq!(configuration["transport_replicas"], "sockets");
         }
         assert!(!report["machine"]["cpu"].as_str().unwrap().is_empty());
+    }
+}
+
+/// A short one: that memory stays is for `castra bench overload` to say, in ten minutes.
+#[test]
+fn p21_overload_is_borne() {
+    let arguments = ["bench", "overload", "--seconds", "3", "--clients", "4", "--outstanding", "256", "--json"];
+    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.success(), report["passed"].as_bool().unwrap(), "{report:#}");
+    assert_eq!(report["passed"], report["wrong"].as_array().unwrap().is_empty(), "{report:#}");
+    for none in ["errors", "wrong_results"] {
+        assert_eq!(report[none], 0, "{report:#}");
+    }
+    assert!(report["operations"].as_u64().unwrap() > 0, "{report:#}");
+    assert!(report["samples"].as_array().unwrap().len() >= 3, "{report:#}");
+    for memory in ["rss_mib_early", "rss_mib_late"] {
+        assert_eq!(report[memory].as_array().unwrap().len(), 4, "{report:#}");
     }
 }
 
@@ -412,6 +430,8 @@ fn wrong_use_is_told_from_failure() {
         &["bench", "compare", "--replicas", "5"],
         &["bench", "failover", "--kills", "0"],
         &["bench", "failover", "--rest", "nan"],
+        &["bench", "overload", "--seconds", "nan"],
+        &["bench", "overload", "--replicas", "5"],
         &["demo", "--seconds", "100"],
         &["chaos", "--seconds", "0"],
         &["chaos", "--faults", "flood"],

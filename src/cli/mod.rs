@@ -84,6 +84,8 @@ enum BenchVerb {
     Load(lab::bench::LoadArgs),
     /// Kill or stop the primary under load, again and again: how long nothing is answered
     Failover(lab::failover::FailoverArgs),
+    /// Keep more load on a cluster than it can bear: nothing grows, and the view stays
+    Overload(lab::overload::OverloadArgs),
     /// Let a replica fetch a large state under load: what is moved, and what clients feel
     Transfer(lab::transfer::TransferArgs),
     /// What this machine takes for messages alone: the bound of every load
@@ -151,6 +153,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Chaos(args) => lab::chaos::chaos(&args),
         Verb::Bench(BenchVerb::Load(args)) => lab::bench::load(&args),
         Verb::Bench(BenchVerb::Failover(args)) => lab::failover::failover(&args),
+        Verb::Bench(BenchVerb::Overload(args)) => lab::overload::overload(&args),
         Verb::Bench(BenchVerb::Transfer(args)) => lab::transfer::transfer(&args),
         Verb::Bench(BenchVerb::Net(args)) => lab::pattern::net(&args),
         Verb::Bench(BenchVerb::Compare(args)) => lab::compare::compare(&args),

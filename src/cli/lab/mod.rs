@@ -6,6 +6,7 @@ pub mod chaos;
 pub mod compare;
 pub mod demo;
 pub mod failover;
+pub mod overload;
 pub mod pattern;
 mod prompt;
 mod stage;
