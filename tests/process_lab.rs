@@ -285,9 +285,9 @@ fn load_is_measured_on_processes() {
     }
 }
 
-/// A short one: that memory stays is for `castra bench overload` to say, in ten minutes.
+/// A short one: that memory and view stay is for `castra bench overload` to say, in ten minutes.
 #[test]
-fn p21_overload_is_borne() {
+fn overload_is_answered_and_judged() {
     let arguments = ["bench", "overload", "--seconds", "3", "--clients", "4", "--outstanding", "256", "--json"];
     let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(arguments).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
