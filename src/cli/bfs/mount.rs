@@ -76,7 +76,8 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let mut session =
         Session::new(fuse, &args.mountpoint, &config).map_err(Error::system(format!("mount on {path}")))?;
     let stop = Stop::new();
-    stop.wakes(Arc::new(Unmount(Mutex::new(session.unmount_callable()))));
+    let unmounter = Mutex::new(session.unmount_callable());
+    stop.wakes(Arc::new(Unmount { unmounter, mountpoint: args.mountpoint.clone() }));
     let signals = StopOnSignals::new(stop)?;
     line(format!("{path} is {what}"))?;
     let served = session.run().map_err(Error::system(format!("serve {path}")));
@@ -85,12 +86,21 @@ pub fn run(args: &Mount) -> Result<(), Error> {
 }
 
 /// Ends a mount.
-struct Unmount(Mutex<SessionUnmounter>);
+struct Unmount {
+    unmounter: Mutex<SessionUnmounter>,
+    mountpoint: PathBuf,
+}
 
 impl Wake for Unmount {
     fn wake(&self) {
-        if let Err(error) = self.0.lock().unwrap_or_else(PoisonError::into_inner).unmount() {
-            note(format!("unmounting: {error}"));
+        let Err(error) = self.unmounter.lock().unwrap_or_else(PoisonError::into_inner).unmount() else { return };
+        // In use. It leaves its folder now, and is served until its last user has left it.
+        let path = self.mountpoint.display();
+        match rustix::mount::unmount(&self.mountpoint, rustix::mount::UnmountFlags::DETACH) {
+            Ok(()) => {
+                note(format!("{path} is in use ({error}): detached, and served until its last user has closed it"))
+            }
+            Err(_) => note(format!("{path} stays mounted: {error}. Unmount it by fusermount3 -u -z {path}")),
         }
     }
 }
@@ -189,6 +199,20 @@ impl Fuse {
         Ok(shown)
     }
 
+    fn reply_entry(&self, reply: ReplyEntry, found: Result<FileAttr, Errno>) {
+        match found {
+            Ok(found) => reply.entry(&self.ttl, &found, Generation(0)),
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn reply_attributes(&self, reply: ReplyAttr, found: Result<FileAttr, Errno>) {
+        match found {
+            Ok(found) => reply.attr(&self.ttl, &found),
+            Err(error) => reply.error(error),
+        }
+    }
+
     fn lookup_entry(&self, cred: &Credentials, at: Place<'_>) -> Result<FileAttr, Errno> {
         self.ask(cred, &Request::Lookup { at }, |answer| entry(answer.handle, answer.attributes))
     }
@@ -261,9 +285,9 @@ impl Fuse {
         size: u32,
     ) -> Result<Vec<u8>, Errno> {
         let mut data = Vec::with_capacity(size as usize);
-        // Parts are under way together.
         let opener = self.opened().opener(opening.0).cloned();
         let asker = opener.as_ref().unwrap_or(cred);
+        // Parts are under way together.
         let part = |at: u32| Request::Read {
             file: Some(file),
             offset: offset.saturating_add(at.into()),
@@ -324,6 +348,13 @@ impl Fuse {
     }
 }
 
+fn reply_done(reply: ReplyEmpty, done: Result<(), Errno>) {
+    match done {
+        Ok(()) => reply.ok(),
+        Err(error) => reply.error(error),
+    }
+}
+
 fn data_len(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
@@ -338,20 +369,14 @@ impl fuser::Filesystem for Fuse {
     }
 
     fn lookup(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        match self.lookup_entry(&caller(request), place(parent, name)) {
-            Ok(found) => reply.entry(&self.ttl, &found, Generation(0)),
-            Err(error) => reply.error(error),
-        }
+        self.reply_entry(reply, self.lookup_entry(&caller(request), place(parent, name)));
     }
 
     fn getattr(&self, request: &fuser::Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
         let cred = Credentials::new(request.uid(), request.gid(), &[]);
         let object = Some(handle(ino));
         let found = self.ask(&cred, &Request::GetAttr { object }, |answer| self.shown(ino, answer.attributes));
-        match found {
-            Ok(found) => reply.attr(&self.ttl, &found),
-            Err(error) => reply.error(error),
-        }
+        self.reply_attributes(reply, found);
     }
 
     fn setattr(
@@ -381,10 +406,7 @@ impl fuser::Filesystem for Fuse {
             Some(opening) if size.is_some() => self.ask_opened(opening, &cred, &set, take),
             _ => self.ask(&cred, &set, take),
         };
-        match found {
-            Ok(found) => reply.attr(&self.ttl, &found),
-            Err(error) => reply.error(error),
-        }
+        self.reply_attributes(reply, found);
     }
 
     fn readlink(&self, request: &fuser::Request, ino: INodeNo, reply: ReplyData) {
@@ -411,10 +433,7 @@ impl fuser::Filesystem for Fuse {
             Some(kind) => Request::MkNod { at, kind, new, device: translate::major_minor(rdev) },
             None => return reply.error(Errno::EINVAL),
         };
-        match self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)) {
-            Ok(made) => reply.entry(&self.ttl, &made, Generation(0)),
-            Err(error) => reply.error(error),
-        }
+        self.reply_entry(reply, self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)));
     }
 
     fn mkdir(
@@ -427,33 +446,21 @@ impl fuser::Filesystem for Fuse {
         reply: ReplyEntry,
     ) {
         let make = Request::MkDir { at: place(parent, name), new: NewAttributes::mode(mode & 0o7777) };
-        match self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)) {
-            Ok(made) => reply.entry(&self.ttl, &made, Generation(0)),
-            Err(error) => reply.error(error),
-        }
+        self.reply_entry(reply, self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)));
     }
 
     fn unlink(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.unlink_one(&caller(request), place(parent, name)) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
+        reply_done(reply, self.unlink_one(&caller(request), place(parent, name)));
     }
 
     fn rmdir(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        match self.ask(&caller(request), &Request::RmDir { at: place(parent, name) }, |_| Ok(())) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
+        reply_done(reply, self.ask(&caller(request), &Request::RmDir { at: place(parent, name) }, |_| Ok(())));
     }
 
     fn symlink(&self, request: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (at, target) = (place(parent, name), target.as_os_str().as_bytes());
         let make = Request::Symlink { at, new: NewAttributes::default(), target };
-        match self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)) {
-            Ok(made) => reply.entry(&self.ttl, &made, Generation(0)),
-            Err(error) => reply.error(error),
-        }
+        self.reply_entry(reply, self.ask(&caller(request), &make, |answer| entry(answer.handle, answer.attributes)));
     }
 
     fn rename(
@@ -466,18 +473,12 @@ impl fuser::Filesystem for Fuse {
         flags: RenameFlags,
         reply: ReplyEmpty,
     ) {
-        match self.rename_one(&caller(request), place(parent, name), place(newparent, newname), flags) {
-            Ok(()) => reply.ok(),
-            Err(error) => reply.error(error),
-        }
+        reply_done(reply, self.rename_one(&caller(request), place(parent, name), place(newparent, newname), flags));
     }
 
     fn link(&self, request: &fuser::Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let link = Request::Link { file: Some(handle(ino)), at: place(newparent, newname) };
-        match self.ask(&caller(request), &link, |answer| self.shown(ino, answer.attributes)) {
-            Ok(found) => reply.entry(&self.ttl, &found, Generation(0)),
-            Err(error) => reply.error(error),
-        }
+        self.reply_entry(reply, self.ask(&caller(request), &link, |answer| self.shown(ino, answer.attributes)));
     }
 
     fn open(&self, request: &fuser::Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {

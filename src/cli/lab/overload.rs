@@ -23,13 +23,13 @@ use crate::types::ClusterSize;
 /// `castra bench overload`
 #[derive(clap::Args, Debug)]
 #[command(
-    after_help = "Examples:\n  castra bench overload                       ten minutes of eight times what saturates four replicas\n  \
+    after_help = "Examples:\n  castra bench overload                       ten minutes of 8 x 1,024 requests outstanding\n  \
                   castra bench overload --seconds 3600        an hour of it\n  \
                   castra bench overload --request 4096 --outstanding 64   fewer, large requests\n\
                   A client has at most its window of requests outstanding: who would offer more waits. So windows that are \
                   full all the time are what any offer above the capacity comes to. Exit status 1 if a replica's memory \
-                  was larger in the last tenth of the time than in the second, if the view changed, if a replica did not answer, or if an \
-                  operation failed. Build with --release first."
+                  was larger in the last tenth of the time than in the second, if the view changed, if a replica did not \
+                  answer, or if an operation failed. Run it with nothing else on the machine, built with --release."
 )]
 pub struct OverloadArgs {
     /// Replicas to start: 4, 7, 10, …
@@ -195,7 +195,7 @@ pub fn overload(args: &OverloadArgs) -> Result<(), Error> {
         true => Ok(()),
         false => Err(Error::Running {
             seen: format!("overload was not borne: {}", report.wrong.join("; ")),
-            mend: "castra bench overload --json has every sample; please report it".into(),
+            mend: "run it with nothing else on the machine; if it fails then too, please report it with what --json prints".into(),
         }),
     }
 }

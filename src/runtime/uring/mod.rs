@@ -53,7 +53,7 @@ const RECVMSG_OUT: usize = 16;
 /// of them would be mostly empty.
 const COALESCED_MAX: usize = 4_096;
 
-/// What can be received at once: the longest UDP payload.
+/// What can be received at once: no packet is longer.
 const COALESCED_BYTES: usize = 65_535;
 
 /// Slots of a ring if each holds that much, at most: 16 MiB. There are half as many as else; four replicas have 64.
