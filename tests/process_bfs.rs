@@ -351,3 +351,18 @@ fn needs_fuse_a_mount_that_is_in_use_leaves_its_folder_and_ends_with_its_last_us
     drop(open);
     assert!(mount.process.wait().unwrap().success());
 }
+
+#[test]
+#[ignore = "needs root and /dev/fuse: ci/check test"]
+fn needs_fuse_the_demo_shows_programs_that_notice_nothing() {
+    let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(["bfs", "demo", "--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(output.status.success(), "{report:#}");
+    assert_eq!((&report["journal_whole"], &report["digests_equal"]), (&true.into(), &true.into()), "{report:#}");
+    let blows: Vec<_> = report["blows"].as_array().unwrap().iter().map(|blow| blow["how"].as_str().unwrap()).collect();
+    assert_eq!(blows, ["killed", "stopped"]);
+    let steps = report["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 3);
+    assert!(steps.iter().all(|step| step["wrong"].is_null()), "{report:#}");
+    assert!(report["records"].as_u64().unwrap() > 10, "{report:#}");
+}

@@ -1,11 +1,13 @@
 //! `castra bfs`: the replicated file system for ordinary programs.
 
+mod demo;
 mod duplicates;
 mod mount;
 mod nfs;
 mod opened;
 mod translate;
 mod volume;
+mod work;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,6 +39,9 @@ enum Verb {
     /// Mount it as a folder, by FUSE
     #[command(after_help = mount::EXAMPLE)]
     Mount(mount::Mount),
+    /// Try it: real programs on a mounted cluster whose primaries are killed and stopped
+    #[command(after_help = demo::EXAMPLE)]
+    Demo(demo::Demo),
 }
 
 /// Where the file system is.
@@ -83,5 +88,6 @@ pub fn run(args: &BfsArgs) -> Result<(), Error> {
     match &args.verb {
         Verb::Nfs(args) => nfs::run(args),
         Verb::Mount(args) => mount::run(args),
+        Verb::Demo(args) => demo::run(args),
     }
 }

@@ -23,6 +23,7 @@ use crate::bfs::{
 };
 use crate::cli::errors::Error;
 use crate::cli::output::{line, note};
+use crate::cli::replica::stop_with_stdin;
 use crate::limits::PAGE;
 use crate::runtime::{Stop, StopOnSignals, random_bytes};
 use crate::transport::Wake;
@@ -48,6 +49,9 @@ pub struct Mount {
     /// How long the kernel may believe names and attributes
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = cache_seconds)]
     cache_seconds: f64,
+    /// End when standard input closes: whoever started it holds the other end
+    #[arg(long, hide = true)]
+    until_stdin_closes: bool,
 }
 
 fn cache_seconds(text: &str) -> Result<f64, String> {
@@ -78,7 +82,10 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let stop = Stop::new();
     let unmounter = Mutex::new(session.unmount_callable());
     stop.wakes(Arc::new(Unmount { unmounter, mountpoint: args.mountpoint.clone() }));
-    let signals = StopOnSignals::new(stop)?;
+    let signals = StopOnSignals::new(stop.clone())?;
+    if args.until_stdin_closes {
+        stop_with_stdin(stop)?;
+    }
     line(format!("{path} is {what}"))?;
     let served = session.run().map_err(Error::system(format!("serve {path}")));
     drop(signals);

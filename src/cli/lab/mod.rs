@@ -1,7 +1,7 @@
 //! A laboratory cluster of child processes in a temporary folder, for `demo`, `chaos` and `bench`.
 
 pub mod bench;
-mod blow;
+pub mod blow;
 pub mod chaos;
 pub mod compare;
 pub mod demo;
@@ -9,7 +9,7 @@ pub mod failover;
 pub mod overload;
 pub mod pattern;
 mod prompt;
-mod stage;
+pub mod stage;
 pub mod transfer;
 
 use std::fs::OpenOptions;
