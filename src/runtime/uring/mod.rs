@@ -301,13 +301,14 @@ impl Uring {
             let operation = Operation::decode(entry.user_data());
             match operation {
                 Operation::Receive(socket) => {
+                    let ring = if socket == 0 { &mut self.others } else { &mut self.replicas };
                     if let Some(slot) = cqueue::buffer_select(flags) {
-                        let ring = if socket == 0 { &mut self.others } else { &mut self.replicas };
                         let taken = ring.as_mut().is_some_and(|ring| ring.take(slot));
                         assert!(taken, "the kernel names only slots that it was lent");
                         self.arrivals.push_back(Arrival { socket, slot, len: usize::try_from(result).unwrap_or(0) });
                     } else if result == -libc::ENOBUFS {
                         self.counters.slots_out.add(1);
+                        ring.iter_mut().for_each(SlotRing::ran_out);
                     }
                 }
                 Operation::Event => self.event_seen = true,
@@ -488,7 +489,7 @@ impl Transport for Uring {
                 }
                 Err(datagrams) => {
                     self.counters.oversize.add(datagrams);
-                    self.slots(arrival.socket).lend(arrival.slot);
+                    self.slots(arrival.socket).put_back(arrival.slot);
                 }
             }
         }

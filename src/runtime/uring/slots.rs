@@ -2,12 +2,17 @@
 //! [`Bytes`], whose last drop, on whatever core, gives the slot back.
 //!
 //! A slot is in one place at a time. *Lent*: its entry is in the buffer ring and the kernel may write to it. *Taken*: a
-//! completion named it; only we read it, perhaps through a `Bytes`. *Returned*: its id is in the queue. The ring's owner
-//! alone moves slots from taken or returned to lent, and alone moves the ring's tail.
+//! completion named it; only we read it, perhaps through a `Bytes`. *Returned*: its id is in the queue. *Spare*: nobody
+//! uses it. The ring's owner alone moves slots from taken or returned to spare and from spare to lent, and alone moves the
+//! ring's tail.
+//!
+//! The kernel fills lent slots in the order in which they were lent, so it comes to all of them, and slots that lie in no
+//! cache, or have no memory yet, cost more. So only some are lent, what was used last is lent first, and more are lent
+//! once those were too few.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, handle_alloc_error};
 use std::ops::Range;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -22,27 +27,35 @@ use crate::runtime::error::Refusal;
 /// large slot.
 const COPY_BELOW: usize = 512;
 
+/// Slots lent at first: the kernel takes up to 32 datagrams of a socket at a time.
+const LENT_FIRST: usize = 32;
+
 const PAGE: usize = 4_096;
 
-/// Zeroed memory that does not move.
+/// Zeroed pages that do not move. Each takes memory once it is written to: an allocator would zero all of them.
 struct Memory {
     start: NonNull<u8>,
-    layout: Layout,
+    size: usize,
 }
 
 impl Memory {
     fn new(size: usize) -> Memory {
         let layout = Layout::from_size_align(size.max(1), PAGE).expect("a ring's size is bounded by its configuration");
-        // SAFETY: the layout's size is not zero.
-        let start = unsafe { alloc_zeroed(layout) };
-        Memory { start: NonNull::new(start).unwrap_or_else(|| handle_alloc_error(layout)), layout }
+        let (size, access) = (layout.size(), libc::PROT_READ | libc::PROT_WRITE);
+        // SAFETY: a new mapping, at an address of the kernel's choice, concerns no memory that anyone has.
+        let start =
+            unsafe { libc::mmap(ptr::null_mut(), size, access, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0) };
+        if start == libc::MAP_FAILED {
+            handle_alloc_error(layout);
+        }
+        Memory { start: NonNull::new(start.cast()).unwrap_or_else(|| handle_alloc_error(layout)), size }
     }
 }
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout, freed once.
-        unsafe { dealloc(self.start.as_ptr(), self.layout) }
+        // SAFETY: mapped in `new` with this size, unmapped once. It fails only for what was never mapped.
+        unsafe { libc::munmap(self.start.as_ptr().cast(), self.size) };
     }
 }
 
@@ -83,11 +96,19 @@ impl Pool {
     fn slice(&self, id: u16, range: Range<usize>) -> &[u8] {
         assert!(range.start <= range.end && range.end <= self.each);
         let offset = usize::from(id) * self.each + range.start;
-        assert!(offset + range.len() <= self.memory.layout.size());
+        assert!(offset + range.len() <= self.memory.size);
         // SAFETY: in bounds by the assertions, initialised (zeroed, then written by the kernel), and nobody writes: callers
         // name taken slots only (`SlotRing::take`, `Slot`), which stay taken while they borrow.
         unsafe { std::slice::from_raw_parts(self.memory.start.as_ptr().add(offset), range.len()) }
     }
+}
+
+/// Where a slot is. What was returned is still taken, until the ring's owner sees it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Lent,
+    Taken,
+    Spare,
 }
 
 /// A provided-buffer ring and the slots in it, owned by the thread of its io_uring.
@@ -97,21 +118,25 @@ pub(super) struct SlotRing {
     count: u16,
     group: u16,
     tail: u16,
-    lent: Vec<bool>,
-    out: usize,
+    places: Vec<Place>,
+    /// The spare slots, the one used last on top.
+    spare: Vec<u16>,
+    lent: usize,
+    /// How many shall be lent, if there are so many.
+    lent_goal: usize,
 }
 
 impl SlotRing {
-    /// `count` slots (a power of two) for datagrams of up to `each` bytes, headers of the kernel included, all lent.
+    /// `count` slots (a power of two) for datagrams of up to `each` bytes, headers of the kernel included.
     pub(super) fn new(group: u16, count: u16, each: usize) -> SlotRing {
         assert!(count.is_power_of_two());
         let each = each.next_multiple_of(64);
         let memory = Memory::new(each * usize::from(count));
         let entries = Memory::new(size_of::<BufRingEntry>() * usize::from(count));
         let pool = Arc::new(Pool { memory, each, returned: ArrayQueue::new(usize::from(count)) });
-        let out = usize::from(count);
-        let mut ring = SlotRing { pool, entries, count, group, tail: 0, lent: vec![false; out], out };
-        (0..count).for_each(|id| ring.lend(id));
+        let (places, spare) = (vec![Place::Spare; usize::from(count)], (0..count).rev().collect());
+        let lent_goal = LENT_FIRST.min(usize::from(count));
+        let mut ring = SlotRing { pool, entries, count, group, tail: 0, places, spare, lent: 0, lent_goal };
         ring.publish();
         ring
     }
@@ -133,33 +158,42 @@ impl SlotRing {
         self.group
     }
 
-    /// Slots neither lent nor waiting to be lent again: their datagrams are in use.
-    #[cfg(test)]
+    /// Slots taken: their datagrams are in use.
     pub(super) fn out(&self) -> usize {
-        self.out
+        usize::from(self.count) - self.lent - self.spare.len()
     }
 
     /// A completion named this slot: it is ours now. False, and nothing happens, if it was not lent.
     pub(super) fn take(&mut self, id: u16) -> bool {
-        let taken = self.lent.get_mut(usize::from(id)).is_some_and(|lent| std::mem::replace(lent, false));
-        self.out += usize::from(taken);
-        taken
+        match self.places.get_mut(usize::from(id)) {
+            Some(place @ Place::Lent) => {
+                *place = Place::Taken;
+                self.lent -= 1;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// A receive ended because all lent slots were filled: more are lent from now on.
+    pub(super) fn ran_out(&mut self) {
+        self.lent_goal = (2 * self.lent_goal).min(usize::from(self.count));
     }
 
     /// The first `len` bytes of a slot just taken.
     pub(super) fn peek(&self, id: u16, len: usize) -> &[u8] {
-        assert!(!self.lent[usize::from(id)]);
+        assert_eq!(self.places[usize::from(id)], Place::Taken);
         self.pool.slice(id, 0..len.min(self.pool.each))
     }
 
-    /// A range of a slot just taken, as `Bytes`; the slot is theirs, or lent again if the range was copied. Whether it was
+    /// A range of a slot just taken, as `Bytes`; the slot is theirs, or spare again if the range was copied. Whether it was
     /// copied for want of slots.
     pub(super) fn bytes(&mut self, id: u16, range: Range<usize>) -> (Bytes, bool) {
-        assert!(!self.lent[usize::from(id)]);
-        let scarce = self.out > usize::from(self.count) * 3 / 4;
+        assert_eq!(self.places[usize::from(id)], Place::Taken);
+        let scarce = self.is_scarce();
         if range.len() < COPY_BELOW || scarce {
             let copy = Bytes::copy_from_slice(self.pool.slice(id, range.clone()));
-            self.lend(id);
+            self.put_back(id);
             return (copy, scarce && range.len() >= COPY_BELOW);
         }
         assert!(range.end <= self.pool.each);
@@ -180,13 +214,14 @@ impl SlotRing {
             each(bytes);
             return u64::from(scarce);
         }
-        assert!(!self.lent[usize::from(id)] && segment > 0 && range.end <= self.pool.each);
-        let scarce = self.out > usize::from(self.count) * 3 / 4;
+        assert_eq!(self.places[usize::from(id)], Place::Taken);
+        assert!(segment > 0 && range.end <= self.pool.each);
+        let scarce = self.is_scarce();
         if segment < COPY_BELOW || scarce {
             // Each by itself: who keeps one keeps no other.
             let whole = self.pool.slice(id, range.clone());
             whole.chunks(segment).for_each(|datagram| each(Bytes::copy_from_slice(datagram)));
-            self.lend(id);
+            self.put_back(id);
             return if segment < COPY_BELOW { 0 } else { range.len().div_ceil(segment) as u64 };
         }
         let (start, end) = (range.start as u32, range.end as u32);
@@ -198,11 +233,20 @@ impl SlotRing {
         0
     }
 
-    /// Puts a taken slot into the ring. The kernel sees it after [`publish`](Self::publish).
-    pub(super) fn lend(&mut self, id: u16) {
-        let lent = &mut self.lent[usize::from(id)];
-        assert!(!std::mem::replace(lent, true), "a slot is in one place");
-        self.out -= 1;
+    fn is_scarce(&self) -> bool {
+        self.out() > usize::from(self.count) * 3 / 4
+    }
+
+    /// A taken slot is used no more. The kernel may have it after [`publish`](Self::publish).
+    pub(super) fn put_back(&mut self, id: u16) {
+        let place = std::mem::replace(&mut self.places[usize::from(id)], Place::Spare);
+        assert_eq!(place, Place::Taken, "a slot is in one place");
+        self.spare.push(id);
+    }
+
+    /// Puts a slot that was spare into the ring.
+    fn lend(&mut self, id: u16) {
+        self.places[usize::from(id)] = Place::Lent;
         let at = usize::from(self.tail & (self.count - 1));
         // SAFETY: within the `count` entries; fewer than `count` others are lent, so the kernel has consumed what stood
         // here. Reference to entry 0's last field, the tail, is made nowhere while this one lives.
@@ -213,20 +257,25 @@ impl SlotRing {
         entry.set_len(self.pool.each as u32);
         entry.set_bid(id);
         self.tail = self.tail.wrapping_add(1);
+        self.lent += 1;
     }
 
-    /// Shows the kernel what was lent.
+    /// Lends what is to be lent, and shows it to the kernel.
     pub(super) fn publish(&mut self) {
+        while self.lent < self.lent_goal {
+            let Some(id) = self.spare.pop() else { break };
+            self.lend(id);
+        }
         // SAFETY: `entries` starts with an initialised entry.
         let tail = unsafe { BufRingEntry::tail(self.entries.start.as_ptr().cast()) };
         // SAFETY: aligned, alive, and touched by atomics only on our side; the kernel reads it with acquire.
         unsafe { AtomicU16::from_ptr(tail.cast_mut()) }.store(self.tail, Ordering::Release);
     }
 
-    /// Lends and shows what was returned.
+    /// Takes what was returned, and lends what is to be lent.
     pub(super) fn reclaim(&mut self) {
         while let Some(id) = self.pool.returned.pop() {
-            self.lend(id);
+            self.put_back(id);
         }
         self.publish();
     }
@@ -267,6 +316,7 @@ mod tests {
         let (small, scarce) = ring.bytes(0, 0..100);
         assert_eq!((small.len(), scarce, ring.out()), (100, false, 0));
         let mut held = Vec::new();
+        ring.publish();
         for id in 0..16 {
             assert!(ring.take(id));
             held.push(ring.bytes(id, 0..2_000));
@@ -318,8 +368,38 @@ mod tests {
     }
 
     #[test]
+    fn few_slots_are_lent_until_they_are_too_few_and_the_last_used_come_first() {
+        let mut ring = SlotRing::new(0, 128, 2_000);
+        let lent = |ring: &SlotRing| (0..128).filter(|&id| ring.places[id] == Place::Lent).collect::<Vec<_>>();
+        assert_eq!(lent(&ring), (0..32).collect::<Vec<_>>());
+        assert!(!ring.take(32), "it is spare");
+        // However often they are used, the others stay untouched.
+        for _ in 0..10 {
+            for id in 0..32 {
+                assert!(ring.take(id));
+                ring.put_back(id);
+            }
+            ring.publish();
+            assert_eq!(lent(&ring), (0..32).collect::<Vec<_>>());
+        }
+        // What is held is made up for.
+        assert!(ring.take(5));
+        let (held, _) = ring.bytes(5, 0..2_000);
+        ring.publish();
+        assert_eq!((ring.lent, ring.places[32], ring.out()), (32, Place::Lent, 1));
+        drop(held);
+        ring.reclaim();
+        assert_eq!((ring.lent, ring.places[5], ring.out()), (32, Place::Spare, 0));
+        for lent in [64, 128, 128] {
+            ring.ran_out();
+            ring.publish();
+            assert_eq!(ring.lent, lent);
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "a slot is in one place")]
-    fn lending_twice_is_our_bug() {
-        SlotRing::new(0, 16, 2_000).lend(0);
+    fn putting_back_twice_is_our_bug() {
+        SlotRing::new(0, 16, 2_000).put_back(0);
     }
 }
