@@ -1,10 +1,10 @@
-//! What the state costs: a random put over many keys, a lookup, a copy, a digest.
+//! What the state costs: a random put over many keys, a lookup, a copy, a digest; and a checkpoint by its dirty pages.
 //!
 //! `cargo bench --bench state`. Not a criterion group: the steps of one checkpoint interval belong together.
 
 use std::time::Instant;
 
-use castra::state::{Digester, Keep, Map, Progress, State};
+use castra::state::{Digester, Keep, Map, PageId, Progress, State};
 use castra::types::SeqNum;
 
 const MAP: Map = Map::at(0);
@@ -30,7 +30,49 @@ fn timed(what: &str, count: u64, work: impl FnOnce()) {
     println!("{what:48} {wall:8.0} ns, of which on the CPU {:8.0}", (cpu_ns() - cpu) / count as f64);
 }
 
+/// All of a checkpoint, from seal to root, on one thread.
+fn checkpoints(pages: u32) {
+    const ROUNDS: u32 = 9;
+    let mut state = State::new(16, pages);
+    let mut digester = Digester::new(Keep::default());
+    state.service.grow(pages - 1).expect("it may have so many");
+    (0..pages).for_each(|page| state.service.write(PageId(page), 0..8).copy_from_slice(&u64::from(page).to_le_bytes()));
+    let mut n = 0;
+    let mut checkpoint = |state: &mut State| {
+        n += 1;
+        digester.begin(state.seal(SeqNum(n)));
+        while let Some(shipment) = state.ship(256) {
+            digester.accept(shipment);
+            while let Progress::Working = digester.step(256) {}
+        }
+        state.give_back(digester.take_done());
+    };
+    let mib = u64::from(pages) * 4 / 1_024;
+    timed(&format!("the first checkpoint of {mib} MiB, a page"), pages.into(), || checkpoint(&mut state));
+    for dirty in [1, 100, 1_000, 10_000] {
+        let mut took: Vec<f64> = (0..ROUNDS)
+            .map(|round| {
+                for i in 0..dirty {
+                    // The factor is odd, so that the pages differ; they lie apart.
+                    let page = PageId((i * 26_041 + round) % pages);
+                    state.service.write(page, 100..104).copy_from_slice(&(i ^ round).to_le_bytes());
+                }
+                let start = Instant::now();
+                checkpoint(&mut state);
+                start.elapsed().as_secs_f64() * 1e3
+            })
+            .collect();
+        took.sort_by(f64::total_cmp);
+        println!(
+            "{:48} {:8.3} ms, median of {ROUNDS}",
+            format!("checkpoint of {dirty} dirty pages"),
+            took[took.len() / 2]
+        );
+    }
+}
+
 fn main() {
+    checkpoints(262_144);
     let mut state = State::new(16, 1 << 20);
     let mut digester = Digester::new(Keep::default());
     timed("insert, 1 M new keys of 16 B with 100 B", KEYS, || {
