@@ -270,6 +270,11 @@ impl Error {
         ExitCode::from(self.exit_status())
     }
 
+    /// Something that can only be a fault of castra, and which command shows it.
+    pub fn to_report(seen: impl Into<String>, command: &str) -> Error {
+        Error::Running { seen: seen.into(), mend: format!("please report it with the output of `{command}`") }
+    }
+
     /// A file that could not be read.
     pub fn reading(path: impl Into<PathBuf>, mend: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
         let (path, mend) = (path.into(), mend.into());

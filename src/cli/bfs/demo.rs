@@ -13,9 +13,9 @@ use serde::Serialize;
 use super::work::{self, Step};
 use crate::cli::config::ServiceName;
 use crate::cli::errors::Error;
-use crate::cli::lab::blow::{self, Digests, ms};
+use crate::cli::lab::blow::{self, Digests, Fault, ON_PROCESSES, Spread, ms};
 use crate::cli::lab::stage::Stage as _;
-use crate::cli::lab::{Laboratory, Options};
+use crate::cli::lab::{LOOK, Laboratory, Options, PATIENCE};
 use crate::cli::output::{self, line, note};
 use crate::lab::{Child, Launch};
 use crate::runtime::{Stop, StopOnSignals};
@@ -24,7 +24,7 @@ use crate::types::{ReplicaId, SeqNum};
 /// What `--help` ends with.
 pub const EXAMPLE: &str = "Example:\n  castra bfs demo\nFour replicas run as processes of this machine and their file system is mounted \
     in a temporary folder: that needs root, or fusermount. On it a C library is unpacked, compared and built (liburing, from \
-    the sources that castra itself was built with), a database does transactions, and a journal is appended to. The primary is \
+    the sources that cargo fetched for castra), a database does transactions, and a journal is appended to. The primary is \
     killed by SIGKILL and started again, and when it has recovered the next is stopped by SIGSTOP for a while. Exit status 0: \
     no program had an error, nothing that was written is missing, and all four replicas hold the same state.";
 
@@ -41,9 +41,6 @@ const REST: Duration = Duration::from_secs(1);
 const HOLD: Duration = Duration::from_secs(1);
 /// From one record of the journal to the next.
 const PACE: Duration = Duration::from_millis(5);
-/// For the mount to appear, and to go.
-const PATIENCE: Duration = Duration::from_secs(30);
-const LOOK: Duration = Duration::from_millis(20);
 
 /// What was done to a primary, and how long the longest write of the journal took meanwhile.
 #[derive(Debug, Serialize)]
@@ -59,6 +56,8 @@ struct Report {
     steps: Vec<Step>,
     rounds: usize,
     records: usize,
+    /// Why the journal could not be written on.
+    journal_error: Option<String>,
     /// Whether the journal holds every record, and nothing else.
     journal_whole: bool,
     median_write_ms: f64,
@@ -70,7 +69,10 @@ struct Report {
 
 impl Report {
     fn is_good(&self) -> bool {
-        self.journal_whole && self.digests_equal && self.steps.iter().all(|step| step.wrong.is_none())
+        self.journal_error.is_none()
+            && self.journal_whole
+            && self.digests_equal
+            && self.steps.iter().all(|step| step.wrong.is_none())
     }
 }
 
@@ -123,42 +125,42 @@ impl Drop for Mounted {
 struct Journal {
     text: String,
     writes: Vec<(Instant, Duration)>,
+    error: Option<String>,
 }
 
 impl Journal {
-    /// Appends records, each synced, until `done`.
-    fn keep(path: &Path, done: &AtomicBool) -> std::io::Result<Journal> {
+    /// Appends records, each synced, until `done` or an error.
+    fn keep(path: &Path, done: &AtomicBool) -> Journal {
         let mut journal = Journal::default();
+        journal.error = journal.write(path, done).err().map(|error| error.to_string());
+        journal
+    }
+
+    fn write(&mut self, path: &Path, done: &AtomicBool) -> std::io::Result<()> {
         let mut file = fs::File::options().create(true).append(true).open(path)?;
         while !done.load(Ordering::Relaxed) {
-            let record = format!("record {}\n", journal.writes.len());
+            let record = format!("record {}\n", self.writes.len());
             let begun = Instant::now();
             file.write_all(record.as_bytes())?;
             file.sync_data()?;
-            journal.writes.push((begun, begun.elapsed()));
-            journal.text.push_str(&record);
+            self.writes.push((begun, begun.elapsed()));
+            self.text.push_str(&record);
             thread::sleep(PACE);
         }
-        Ok(journal)
+        Ok(())
     }
 
-    /// The longest write that was under way between these.
-    fn longest(&self, from: Instant, to: Instant) -> Duration {
+    /// Milliseconds that writes took which were under way between these.
+    fn took(&self, from: Instant, to: Instant) -> Spread {
         let meets = |(begun, took): &&(Instant, Duration)| *begun <= to && *begun + *took >= from;
-        self.writes.iter().filter(meets).map(|(_, took)| *took).max().unwrap_or_default()
-    }
-
-    fn median(&self) -> Duration {
-        let mut took: Vec<Duration> = self.writes.iter().map(|(_, took)| *took).collect();
-        took.sort_unstable();
-        took.get(took.len() / 2).copied().unwrap_or_default()
+        Spread::of(self.writes.iter().filter(meets).map(|(_, took)| ms(*took)))
     }
 }
 
 /// A blow that was dealt.
 struct Dealt {
+    fault: Fault,
     victim: ReplicaId,
-    how: &'static str,
     at: Instant,
     whole: Instant,
 }
@@ -192,10 +194,7 @@ pub fn run(args: &Demo) -> Result<(), Error> {
     }
     match report.is_good() {
         true => Ok(()),
-        false => Err(Error::Running {
-            seen: "the demo found a fault of castra: see above".into(),
-            mend: "please report it with the output of `castra bfs demo --json`".into(),
-        }),
+        false => Err(Error::to_report("the demo found a fault of castra: see above", "castra bfs demo --json")),
     }
 }
 
@@ -209,7 +208,7 @@ fn work_and_strike(
     let begun = Instant::now();
     let path = mount.join("journal");
     let (struck, done) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (rounds, journal, dealt, digests) = thread::scope(|scope| {
+    let (rounds, journal, struck) = thread::scope(|scope| {
         let writer = scope.spawn(|| Journal::keep(&path, &done));
         // Whole rounds, until both blows are over.
         let worker = scope.spawn(|| {
@@ -223,34 +222,39 @@ fn work_and_strike(
         let dealt = strike(lab, stop, say);
         struck.store(true, Ordering::Relaxed);
         let rounds = worker.join();
-        // The journal goes on until a checkpoint covers all of the work.
-        let digests = dealt.and_then(|dealt| Ok((dealt, settle(lab, stop)?)));
+        // The journal goes on until a checkpoint covers all of the work. If it broke off there may be none.
+        let settled = |dealt| match writer.is_finished() {
+            true => Ok((dealt, None)),
+            false => Ok((dealt, Some(settle(lab, stop)?))),
+        };
+        let struck = dealt.and_then(settled);
         done.store(true, Ordering::Relaxed);
-        let journal = writer.join();
-        digests.map(|(dealt, digests)| (rounds, journal, dealt, digests))
-    })?;
+        (rounds, writer.join(), struck)
+    });
+    let (dealt, digests) = struck?;
     let broken = |what: &str| Error::System { doing: what.into(), error: std::io::Error::other("its thread panicked") };
     let rounds = rounds.map_err(|_| broken("work"))?;
-    let journal = journal.map_err(|_| broken("keep a journal"))?.map_err(Error::writing(&path))?;
-    let kept = fs::read_to_string(&path).map_err(Error::reading(&path, "it was just written: please report this"))?;
+    let journal = journal.map_err(|_| broken("keep a journal"))?;
+    let kept = fs::read_to_string(&path).unwrap_or_default();
     let count = rounds.len();
     Ok(Report {
         steps: work::summed(rounds),
         rounds: count,
         records: journal.writes.len(),
         journal_whole: kept == journal.text,
-        median_write_ms: ms(journal.median()),
+        median_write_ms: journal.took(begun, Instant::now()).median,
         blows: dealt
             .iter()
             .map(|dealt| Struck {
                 replica: dealt.victim.to_string(),
-                how: dealt.how,
-                longest_write_ms: ms(journal.longest(dealt.at, dealt.whole)),
+                how: dealt.fault.word(),
+                longest_write_ms: journal.took(dealt.at, dealt.whole).max,
                 whole_after_ms: ms(dealt.whole - dealt.at),
             })
             .collect(),
-        digests_equal: digests.equal,
-        digests_compared_at: digests.at,
+        digests_equal: digests.as_ref().is_some_and(|digests| digests.equal),
+        digests_compared_at: digests.and_then(|digests| digests.at),
+        journal_error: journal.error,
         seconds: (begun.elapsed().as_secs_f64() * 10.0).round() / 10.0,
     })
 }
@@ -258,27 +262,20 @@ fn work_and_strike(
 /// The primary is killed and comes back; when all is well again the next is stopped for a while.
 fn strike(lab: &mut Laboratory, stop: &Stop, say: &dyn Fn(String)) -> Result<Vec<Dealt>, Error> {
     let mut dealt = Vec::new();
-    for how in ["killed", "stopped"] {
+    for fault in ON_PROCESSES {
         pass(REST, stop)?;
         let victim = lab.cluster().size.primary(lab.view(None));
         let at = Instant::now();
-        match how {
-            "killed" => lab.kill(victim)?,
-            _ => lab.pause(victim)?,
-        }
-        say(format!("{victim}, the primary, is {how}"));
+        fault.deal(lab, victim)?;
+        say(format!("{victim}, the primary, is {}", fault.word()));
         pass(HOLD, stop)?;
-        match how {
-            "killed" => lab.restart(victim, stop)?,
-            _ => lab.go_on(victim)?,
-        }
-        lab.until_whole(stop)?;
+        fault.undo(lab, victim, stop)?;
         let whole = Instant::now();
         say(format!(
             "{victim} is back, and all four take part again {:.1} s after the blow",
             (whole - at).as_secs_f64()
         ));
-        dealt.push(Dealt { victim, how, at, whole });
+        dealt.push(Dealt { fault, victim, at, whole });
     }
     Ok(dealt)
 }
@@ -315,6 +312,9 @@ fn show(report: &Report) -> Result<(), Error> {
         "journal   {} records, each synced: {whole}; the median took {} ms",
         report.records, report.median_write_ms
     ))?;
+    if let Some(error) = &report.journal_error {
+        line(format!("journal   FAILED: {error}"))?;
+    }
     for blow in &report.blows {
         line(format!(
             "{:<9} {}, the primary: the longest write took {} ms; all four were well after {} ms",

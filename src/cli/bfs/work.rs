@@ -106,7 +106,7 @@ fn program(command: &mut Command, input: &str) -> Result<String, Not> {
     Err(Not::Done(format!("{name}: {}: {last}", output.status)))
 }
 
-/// The sources of liburing, as cargo has fetched them for castra itself: they are within those of glommio.
+/// The sources of liburing, as cargo fetched them for castra: they are within those of glommio.
 fn sources() -> Option<PathBuf> {
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")))?;

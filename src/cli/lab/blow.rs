@@ -59,6 +59,28 @@ impl Fault {
         }
     }
 
+    /// Does it to `victim`.
+    pub fn deal(self, stage: &mut dyn Stage, victim: ReplicaId) -> Result<(), Error> {
+        match self {
+            Fault::Kill => stage.kill(victim),
+            Fault::Stop => stage.pause(victim),
+            fault => {
+                let size = stage.cluster().size;
+                stage.cut(fault.cuts(size, victim))
+            }
+        }
+    }
+
+    /// Undoes it, and waits until every replica takes part again.
+    pub fn undo(self, stage: &mut dyn Stage, victim: ReplicaId, stop: &Stop) -> Result<(), Error> {
+        match self {
+            Fault::Kill => stage.restart(victim, stop)?,
+            Fault::Stop => stage.go_on(victim)?,
+            _ => stage.cut(Cuts::new())?,
+        }
+        stage.until_whole(stop)
+    }
+
     /// Whether a quorum is left that can order.
     fn leaves_quorum(self) -> bool {
         match self {
@@ -231,11 +253,7 @@ impl Striker<'_> {
             Victim::Replica(id) => id,
         };
         let (at, begun, before) = (self.clock.now(), Instant::now(), self.progress.operations());
-        match blow.fault {
-            Fault::Kill => self.stage.kill(victim)?,
-            Fault::Stop => self.stage.pause(victim)?,
-            fault => self.stage.cut(fault.cuts(size, victim))?,
-        }
+        blow.fault.deal(self.stage, victim)?;
         let when = format!("after {victim} was {}", blow.fault.word());
         if blow.fault.leaves_quorum() {
             // What was under way at the blow may still be answered: more than that must come.
@@ -258,12 +276,7 @@ impl Striker<'_> {
             operations: 0,
         };
         if mend {
-            match blow.fault {
-                Fault::Kill => self.stage.restart(victim, self.stop)?,
-                Fault::Stop => self.stage.go_on(victim)?,
-                _ => self.stage.cut(Cuts::new())?,
-            }
-            self.stage.until_whole(self.stop)?;
+            blow.fault.undo(self.stage, victim, self.stop)?;
             self.work(self.progress.ordered() + self.under_way + GOES_ON, &format!("{when}, and brought back"))?;
             (dealt.whole, dealt.views.2) = (Some(self.clock.now()), self.stage.view(None).0);
         }

@@ -218,10 +218,10 @@ fn on_stage(
     }
     match report.is_good() {
         true => Ok(()),
-        false => Err(Error::Running {
-            seen: "operations were lost, doubled, not answered or wrong, or the replicas disagree: see above".into(),
-            mend: format!("please report it with the output of `castra chaos --seed {seed} --json`"),
-        }),
+        false => Err(Error::to_report(
+            "operations were lost, doubled, not answered or wrong, or the replicas disagree: see above",
+            &format!("castra chaos --seed {seed} --json"),
+        )),
     }
 }
 

@@ -164,10 +164,7 @@ pub fn demo(args: &Demo) -> Result<(), Error> {
     }
     match report.is_good() {
         true => Ok(()),
-        false => Err(Error::Running {
-            seen: "the demo found a fault of castra: see above".into(),
-            mend: "please report it with the output of `castra demo --json`".into(),
-        }),
+        false => Err(Error::to_report("the demo found a fault of castra: see above", "castra demo --json")),
     }
 }
 

@@ -76,9 +76,9 @@ pub struct Laboratory {
 }
 
 /// How long the replicas have to come up, and to go down.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often something is looked at that has no event.
-const LOOK: Duration = Duration::from_millis(20);
+pub const LOOK: Duration = Duration::from_millis(20);
 /// Where to look further.
 const KEEPS_LOGS: &str = "castra cluster init lab && castra up lab starts the same cluster, and keeps its logs";
 

@@ -129,6 +129,24 @@ fn a_burst_beyond_the_slots_loses_nothing() {
 }
 
 #[test]
+fn slots_that_were_too_few_are_more_from_then_on() {
+    let mut bound = replicas(2);
+    let mut b = open(bound.pop().unwrap());
+    let mut a = bound.pop().unwrap();
+    a.config.slots = (256, 16);
+    let mut a = open(a);
+    let mut ran_out = Vec::new();
+    for _ in 0..6 {
+        let before = a.counters().read().slots_out;
+        b.send(&mut (0..200).map(|i: u32| outgoing(r(0), &i.to_le_bytes(), &[7; 100])).collect());
+        take(&mut a, 200);
+        ran_out.push(a.counters().read().slots_out - before);
+    }
+    assert!(ran_out[0] > 0, "few are lent at first: {ran_out:?}");
+    assert_eq!(ran_out[5], 0, "as many are lent as a burst takes: {ran_out:?}");
+}
+
+#[test]
 fn datagrams_of_one_size_leave_together_and_arrive_as_they_were() {
     let mut bound = replicas(3);
     let mut c = open(bound.pop().unwrap());
