@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::directory::{self, COOKIES, FIRST_COOKIE, NAMES};
 use super::inode::{INODE, Inode, InodeId, Kind};
 use super::table::{self, SUPERBLOCK, VERSION};
+use crate::execution::Inspection;
 use crate::state::{Audit, Region};
 
 /// What the check found.
@@ -22,6 +23,20 @@ pub struct Fsck {
     pub pages_free: u64,
     /// One sentence for each fault; of very many the first.
     pub faults: Vec<String>,
+}
+
+impl From<Fsck> for Inspection {
+    fn from(found: Fsck) -> Inspection {
+        let counts = vec![
+            ("directories", found.directories),
+            ("files", found.files),
+            // Files with holes may have more together than this can say.
+            ("bytes", u64::try_from(found.bytes).unwrap_or(u64::MAX)),
+            ("pages used", found.pages_used),
+            ("pages free", found.pages_free),
+        ];
+        Inspection { counts, faults: found.faults }
+    }
 }
 
 /// Checks everything: that every page belongs to one thing or is free, that names lead to files and files have as many

@@ -55,7 +55,7 @@ pub use stat::access;
 pub use status::Status;
 
 use self::xdr::{Garbage, Reader, Sink};
-use crate::execution::{Context, NotReadOnly, ReplyBuffer, Service};
+use crate::execution::{Context, Inspection, NotReadOnly, ReplyBuffer, Service};
 use crate::state::Region;
 
 /// How a call went before the procedure had a say: accept_stat of RFC 5531, section 9. The first four bytes of a result.
@@ -218,5 +218,9 @@ impl Service for Bfs {
         };
         reply.patch(0, &(accepted as u32).to_be_bytes());
         Ok(())
+    }
+
+    fn inspect(state: &Region) -> Option<Inspection> {
+        Some(fsck(state).into())
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `service` | [`Service`]: what is replicated; `context`, `reply_buffer`: what it is handed |
+//! | `service` | [`Service`]: what is replicated; `context`, `reply_buffer`: what it is handed; `inspection`: what it finds wrong |
 //! | `interface` | [`Command`], [`Output`]: the seam to whoever joins the roles |
 //! | `executor` | [`Executor`]: order, tentative execution, checkpoints, queries |
 //! | `sessions`, `ring`, `layout` | sessions and cached replies, and where they lie in the library's region |
@@ -12,6 +12,7 @@
 mod config;
 mod context;
 mod executor;
+mod inspection;
 mod interface;
 mod layout;
 mod queries;
@@ -23,6 +24,7 @@ mod sessions;
 pub use config::ExecutorConfig;
 pub use context::{Caches, Context};
 pub use executor::{Executor, ExecutorCounters};
+pub use inspection::Inspection;
 pub use interface::{Command, Output, Reply};
 pub use reply_buffer::ReplyBuffer;
 pub use service::{NotReadOnly, Service};

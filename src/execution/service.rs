@@ -1,6 +1,7 @@
 //! What is replicated.
 
 use super::context::Context;
+use super::inspection::Inspection;
 use super::reply_buffer::ReplyBuffer;
 use crate::state::Region;
 use crate::wire::Choice;
@@ -52,6 +53,15 @@ pub trait Service: Send + 'static {
         Self: Sized,
     {
         true
+    }
+
+    /// Whether the state fits together. It is run when an operator asks, on a state that some checkpoint sealed and on no
+    /// thread of the replica's: it may take its time. `None`: this service has no check.
+    fn inspect(_state: &Region) -> Option<Inspection>
+    where
+        Self: Sized,
+    {
+        None
     }
 }
 

@@ -10,7 +10,7 @@ use super::transfer::{Divergence, Fetch, FetchStats, Found, Serve};
 use crate::auth::{Signer, Verified};
 use crate::limits::REPLICAS_MAX;
 use crate::protocol;
-use crate::state::{Digester, Keep, Mirror, Page, Progress, RegionId, Sealed, Shipment};
+use crate::state::{Digester, Keep, Mirror, Page, Progress, RegionId, Sealed, Shipment, Snapshot};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 use crate::wire::{Claim, Message, NewView, StateAnswer, ViewChange};
 
@@ -292,6 +292,11 @@ impl Checkpointer {
             found.push(Finding::Fetched);
         }
         self.progress = stats;
+    }
+
+    /// The service's state at checkpoint `n`, if it is kept.
+    pub fn snapshot(&self, n: SeqNum) -> Option<Snapshot> {
+        self.digester.mirror().snapshot(n)
     }
 
     /// Claims whose signature or proof was wrong, by who handed them on: a correct replica hands on what it checked.

@@ -27,6 +27,7 @@ pub use status::{PeerReport, StatusReport};
 use crate::auth::Keyring;
 use crate::execution::{self, Command, Executor, Output, Service};
 use crate::protocol::{self, Action, Agreement, Event, Notice};
+use crate::state::Snapshot;
 use crate::transport::{Datagram, Machine, Outgoing};
 use crate::types::{Digest, Position, SeqNum, Time};
 use crate::wire::Batch;
@@ -147,6 +148,11 @@ impl<S: Service> Replica<S> {
     /// The execution role, to look at.
     pub fn executor(&self) -> &Executor<S> {
         &self.executor
+    }
+
+    /// The service's state at checkpoint `n`, if it is kept, to be looked at elsewhere.
+    pub fn snapshot(&self, n: SeqNum) -> Option<Snapshot> {
+        self.checkpointer.snapshot(n)
     }
 
     /// What it says of itself.

@@ -53,7 +53,7 @@ pub use counters::{Counters, Counts};
 pub use drive::{LoopCounters, LoopCounts, Stop, WaitPolicy, drive, drive_with};
 pub use embedded::Embedded;
 pub use error::{CoresError, Error, Refusal};
-pub use host::{Host, Opened, Running};
+pub use host::{Host, Opened, Running, Unseen, Viewer};
 pub use random::random_bytes;
 pub use signals::StopOnSignals;
 pub use udp::{Backend, Udp};

@@ -9,6 +9,7 @@ use blake3::hazmat::{ChainingValue, HasherExt, Mode, merge_subtrees_non_root, me
 
 use super::mirror::{Keep, Mirror, View};
 use super::page::{Page, PageId};
+use super::region::Region;
 use super::{RegionId, Sealed, Shipment};
 use crate::limits::PAGE;
 use crate::types::{Digest, Domain, SeqNum};
@@ -41,6 +42,15 @@ pub fn state_root(regions: &[RegionRoot; 2]) -> Digest {
     let [library, service] = regions;
     let pages = [library.pages.to_le_bytes(), service.pages.to_le_bytes()];
     Digest::of(Domain::State, &[pages.as_flattened(), &library.root, &service.root])
+}
+
+/// A region within a root, by hashing all of it.
+pub(super) fn region_root(region: &Region) -> RegionRoot {
+    let mut hasher = blake3::Hasher::new();
+    for page in 0..region.pages() {
+        hasher.update(region.read(PageId(page)));
+    }
+    RegionRoot { pages: region.pages(), root: *hasher.finalize().as_bytes() }
 }
 
 /// The BLAKE3 tree over the pages of one region.

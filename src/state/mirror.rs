@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::digest::{Checkpoint, Cv, RegionRoot, Tree, state_root};
 use super::page::{Page, PageId};
+use super::snapshot::Snapshot;
 use crate::types::{RegionId, SeqNum};
 
 /// What is kept of checkpoints before the last.
@@ -104,6 +105,24 @@ impl Mirror {
         let from = self.past.iter().position(|past| past.checkpoint.n == n)?;
         self.past.range_mut(from..).for_each(Past::sort);
         Some(View { mirror: self, from, checkpoint: &self.past[from].checkpoint })
+    }
+
+    /// The service's region at checkpoint `n`, if it is kept: in a time that grows with its pages, by copying references.
+    pub fn snapshot(&self, n: SeqNum) -> Option<Snapshot> {
+        let from = self.past.iter().position(|past| past.checkpoint.n == n);
+        let checkpoint = match from {
+            Some(from) => self.past[from].checkpoint,
+            None => self.current.filter(|current| current.n == n)?,
+        };
+        let mut pages = self.pages[RegionId::Service as usize].clone();
+        // What an older checkpoint replaced lies over what a newer one did.
+        for past in self.past.range(from.unwrap_or(self.past.len())..).rev() {
+            for (key, content, _) in past.pages.iter().filter(|(key, ..)| key >> 40 == RegionId::Service as u64) {
+                pages[*key as u32 as usize] = Some(content.clone());
+            }
+        }
+        pages.truncate(checkpoint.regions[RegionId::Service as usize].pages as usize);
+        Some(Snapshot::new(checkpoint, pages.into_iter().collect::<Option<_>>()?))
     }
 
     /// The tree of a region as it is now.

@@ -23,6 +23,7 @@ mod map;
 mod mirror;
 mod page;
 mod region;
+mod snapshot;
 mod undo;
 
 use std::collections::VecDeque;
@@ -38,6 +39,7 @@ pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};
 pub use mirror::{Keep, Mirror, View};
 pub use page::{Full, Page, PageId};
 pub use region::{PageMut, Region};
+pub use snapshot::Snapshot;
 
 pub use crate::types::RegionId;
 use crate::types::{Digest, SeqNum};
@@ -193,15 +195,7 @@ impl State {
 
     /// The root, by hashing everything: what the [`Digester`] computes incrementally. For genesis, tests and repair.
     pub fn full_root(&self) -> Digest {
-        let regions = RegionId::BOTH.map(|id| {
-            let region = self.region(id);
-            let mut hasher = blake3::Hasher::new();
-            for page in 0..region.pages() {
-                hasher.update(region.read(PageId(page)));
-            }
-            RegionRoot { pages: region.pages(), root: *hasher.finalize().as_bytes() }
-        });
-        digest::state_root(&regions)
+        digest::state_root(&RegionId::BOTH.map(|id| digest::region_root(self.region(id))))
     }
 }
 

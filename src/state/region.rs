@@ -69,6 +69,13 @@ impl Region {
         region
     }
 
+    /// A region of these pages, which somebody else holds too, that does not grow.
+    pub(super) fn of(pages: Vec<Arc<Page>>) -> Region {
+        let mut region = Region::new(u32::try_from(pages.len()).unwrap_or(u32::MAX).max(1));
+        region.install(pages);
+        region
+    }
+
     /// Pages in use: the prefix that the digest covers. It never shrinks, but by rollback.
     pub fn pages(&self) -> u32 {
         self.pages.len() as u32
@@ -188,10 +195,12 @@ impl Region {
 
     /// A page that [`next_sealed`](Region::next_sealed) handed out comes back.
     pub(super) fn give_back(&mut self, page: Arc<Page>) {
-        // One of before an `install` may still come: it is not counted any more.
-        if self.recycle(page) {
+        // Zeroes were not counted. One of before an `install` may still come: it is not counted any more.
+        if !Arc::ptr_eq(&page, &self.zero) {
             self.lent = self.lent.saturating_sub(1);
         }
+        // Who looks at a checkpoint may still hold it: then it is not used again, but it is back.
+        self.recycle(page);
     }
 
     /// All pages are replaced by others, which somebody else holds too.

@@ -121,6 +121,51 @@ fn p22_writes_after_a_seal_copy_only_what_they_touch() {
 }
 
 #[test]
+fn what_is_looked_at_stays_as_it_was_sealed_and_does_not_count_as_lent() {
+    let (mut state, mut digester) = (State::new(8, 50), Digester::new(Keep { checkpoints: 2, pages: 100 }));
+    state.service.grow(5).unwrap();
+    let mut sealed = Vec::new();
+    for n in 1..=4u8 {
+        let page = PageId(u32::from(n));
+        state.service.write(page, 0..1)[0] = n;
+        state.service.write(PageId(1), 1..2)[0] = n;
+        let grown = state.service.grow(1).unwrap();
+        state.service.write(grown, 0..1)[0] = 9;
+        digester.begin(state.seal(SeqNum(u64::from(n))));
+        let checkpoint = digest(&mut state, &mut digester, 100);
+        sealed.push((checkpoint, copy(&state)[RegionId::Service as usize].clone()));
+    }
+    // One more that is half digested.
+    state.service.write(PageId(1), 0..PAGE).fill(7);
+    state.service.write(PageId(2), 0..PAGE).fill(7);
+    digester.begin(state.seal(SeqNum(5)));
+    while let Some(shipment) = state.ship(100) {
+        digester.accept(shipment);
+    }
+    assert_eq!(digester.step(1), Progress::Working);
+    assert!(digester.mirror().snapshot(SeqNum(2)).is_none(), "no longer kept");
+    assert!(digester.mirror().snapshot(SeqNum(5)).is_none(), "not digested yet");
+    let views: Vec<Snapshot> = [3, 4].into_iter().filter_map(|n| digester.mirror().snapshot(SeqNum(n))).collect();
+    let look = |views: &[Snapshot]| {
+        assert_eq!(views.len(), 2);
+        for (view, (checkpoint, pages)) in views.iter().zip(&sealed[2..]) {
+            assert_eq!(view.checkpoint(), checkpoint);
+            let seen: Vec<_> = (0..view.service().pages()).map(|page| *view.service().read(PageId(page))).collect();
+            assert!(&seen == pages && view.is_intact());
+        }
+    };
+    look(&views);
+    for n in 6..=12 {
+        (0..6).for_each(|page| state.service.write(PageId(page), 0..PAGE).fill(n as u8));
+        digester.begin(state.seal(SeqNum(n)));
+        digest(&mut state, &mut digester, 3);
+    }
+    look(&views);
+    // What the kept checkpoints hold, and nothing for those that are looked at.
+    assert_eq!(state.lent(), 12);
+}
+
+#[test]
 #[should_panic(expected = "never rolled back")]
 fn p22_a_tentative_state_is_not_sealed() {
     let mut state = State::new(8, 8);

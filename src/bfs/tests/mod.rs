@@ -160,6 +160,22 @@ fn the_superblock_fits_its_cell() {
 }
 
 #[test]
+fn the_service_inspects_its_state_by_fsck() {
+    let v = &mut Volume::new(200);
+    let directory = v.mkdir(ROOT, "d");
+    let file = v.create(directory, "f");
+    assert_eq!(v.write(file, 0, &[1; 9_000]), Ok(()));
+    let found = Bfs::inspect(&v.state.service).unwrap();
+    assert_eq!(found.counts[..3], [("directories", 2), ("files", 1), ("bytes", 9_000)]);
+    assert_eq!(found.faults, [""; 0]);
+    let (id, mut inode) = table::find(&v.state.service, Some(file)).unwrap();
+    inode.links = 2;
+    table::store(&mut v.state.service, id, &inode);
+    let found = Bfs::inspect(&v.state.service).unwrap();
+    assert_eq!(found.faults, [format!("inode {} has 1 names and counts 2", id.0)]);
+}
+
+#[test]
 fn operations_say_who_asks() {
     use crate::execution::Caches;
     use crate::types::{ClientId, Position, Time};

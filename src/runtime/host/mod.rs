@@ -13,6 +13,7 @@ mod board;
 mod split;
 #[cfg(test)]
 mod tests;
+mod viewer;
 
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
@@ -21,6 +22,8 @@ use std::thread::{self, JoinHandle};
 use std::{io, panic};
 
 use self::board::{Answering, Board};
+use self::viewer::viewer;
+pub use self::viewer::{Unseen, Viewer};
 use super::bind::Bound;
 use super::cores::{self, Placement};
 use super::drive::drive_with;
@@ -63,6 +66,7 @@ pub struct Running {
     board: Arc<Board>,
     stop: Stop,
     loops: Arc<LoopCounters>,
+    viewer: Viewer,
     threads: Vec<JoinHandle<Result<(), Error>>>,
 }
 
@@ -145,6 +149,7 @@ impl Host {
         let mut replica = Replica::new(self.config, keys, service, self.clock.now()).map_err(inconsistent)?;
         let board = Arc::new(Board::new(1, vec![waker.clone()]));
         let loops = Arc::new(LoopCounters::default());
+        let (viewer, views) = viewer::<S>(waker.clone());
         stop.wakes(waker);
         let body = {
             let (board, stop, loops) = (board.clone(), stop.clone(), loops.clone());
@@ -155,6 +160,7 @@ impl Host {
                 let answering = Answering::new(board, 0);
                 drive_with(&mut replica, &mut transport, &self.policy, &loops, |replica, _| {
                     answering.if_asked(|parts| parts.report = Some(replica.status()));
+                    views.show(|n| replica.snapshot(n));
                     if stop.is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
                 });
                 answering.for_good(|parts| {
@@ -165,7 +171,7 @@ impl Host {
             }
         };
         let threads = vec![spawn("castra-replica", body)?];
-        Ok(Running { board, stop, loops, threads })
+        Ok(Running { board, stop, loops, viewer, threads })
     }
 }
 
@@ -189,6 +195,11 @@ impl Running {
     /// second.
     pub fn status(&self) -> Option<StatusReport> {
         self.board.ask()
+    }
+
+    /// Looks at its state, from any thread.
+    pub fn viewer(&self) -> Viewer {
+        self.viewer.clone()
     }
 
     /// What the loop over the transport counts.

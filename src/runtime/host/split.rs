@@ -23,6 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::board::{Answering, Board, Parts};
+use super::viewer::{Views, viewer};
 use super::{Host, Running, StopOnDrop, inconsistent, spawn};
 use crate::auth::{Keyring, Verified};
 use crate::execution::{Command, Executor, Output, Reply, Service};
@@ -541,6 +542,7 @@ struct CheckpointRole {
     roots: VecDeque<(SeqNum, Digest)>,
     digested: Arc<AtomicU64>,
     answering: Answering,
+    views: Views,
 }
 
 impl CheckpointRole {
@@ -602,6 +604,7 @@ impl Role for CheckpointRole {
         self.to_execution.flush();
         self.to_network.flush();
         self.answering.if_asked(|parts| self.account(parts));
+        self.views.show(|n| self.checkpointer.snapshot(n));
         if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
     }
 
@@ -689,6 +692,7 @@ pub(super) fn start<S: Service, T: Transport>(
         stop: stop.clone(),
         answering: answering(2),
     };
+    let (viewer, views) = viewer::<S>(checkpoint_bell.clone());
     let mut checkpoint = CheckpointRole {
         checkpointer,
         sealed,
@@ -702,11 +706,12 @@ pub(super) fn start<S: Service, T: Transport>(
         roots: VecDeque::new(),
         digested,
         answering: answering(3),
+        views,
     };
     let network_answering = answering(0);
 
     let loops = Arc::new(LoopCounters::default());
-    let mut running = Running { board, stop: stop.clone(), loops: loops.clone(), threads: Vec::new() };
+    let mut running = Running { board, stop: stop.clone(), loops: loops.clone(), viewer, threads: Vec::new() };
     running.threads.push(spawn("castra-checkpoint", {
         let stop = stop.clone();
         move || {

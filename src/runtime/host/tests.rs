@@ -8,13 +8,13 @@ use bytes::Bytes;
 use super::*;
 use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Rights};
 use crate::client::{Endpoint, EndpointConfig, Session};
-use crate::execution::{Context, ReplyBuffer};
+use crate::execution::{Context, Inspection, ReplyBuffer};
 use crate::protocol;
 use crate::runtime::bind::UdpConfig;
 use crate::runtime::memory;
 use crate::runtime::tests::PATIENCE;
 use crate::state::{PageId, Region};
-use crate::types::{ClusterSize, Digest, EndpointId, ReplicaId};
+use crate::types::{ClusterSize, Digest, EndpointId, ReplicaId, SeqNum};
 
 /// Adds what it is told to, panics if told so, and scatters its writes over pages.
 struct Adder;
@@ -34,6 +34,10 @@ impl Service for Adder {
         state.write(TOTAL, 0..8).copy_from_slice(&sum.to_le_bytes());
         state.write(PageId(TOTAL.0 + sum as u32 % PAGES), 8..16).copy_from_slice(&sum.to_le_bytes());
         reply.push(&sum.to_le_bytes());
+    }
+
+    fn inspect(state: &Region) -> Option<Inspection> {
+        Some(Inspection { counts: vec![("sum", Self::sum(state))], faults: Vec::new() })
     }
 }
 
@@ -233,6 +237,40 @@ fn an_embedded_cluster_serves_split_and_stays_quiet_when_idle() {
             "it answers after its end"
         );
     }
+}
+
+/// Its replicas let their state be looked at while they work, and not after their end.
+fn is_looked_at(placement: &Placement) {
+    let (network, cluster) = memory_cluster(|_| placement.clone());
+    let mut client = network.client();
+    let mut endpoint = keys().endpoint();
+    let session = endpoint.open_session(64).unwrap();
+    add(&mut endpoint, session, &mut client, 0, 200, 1);
+    agree(&cluster);
+    for running in &cluster {
+        let (n, root) = running.status().unwrap().checkpoints.last().copied().unwrap();
+        let viewer = running.viewer();
+        let view = viewer.snapshot(n).unwrap();
+        assert!(view.is_intact() && view.checkpoint().root == root);
+        let sum = view.service().read(TOTAL).first_chunk().map(|bytes| u64::from_le_bytes(*bytes));
+        assert!(sum.is_some_and(|sum| (1..=200).any(|done| sum == done * (done + 1) / 2)), "{sum:?}");
+        let inspection = viewer.inspect(view.service()).unwrap();
+        assert_eq!(inspection.counts, [("sum", sum.unwrap())]);
+        assert_eq!(viewer.snapshot(SeqNum(n.0 + 1)).unwrap_err(), Unseen::NotHeld);
+    }
+    let viewer = cluster[0].viewer();
+    drop(cluster);
+    assert_eq!(viewer.snapshot(SeqNum(8)).unwrap_err(), Unseen::Silent);
+}
+
+#[test]
+fn the_state_of_a_fused_replica_is_looked_at() {
+    is_looked_at(&fused());
+}
+
+#[test]
+fn the_state_of_a_split_replica_is_looked_at() {
+    is_looked_at(&split(2));
 }
 
 #[test]
