@@ -64,6 +64,7 @@ fn every_verb_has_help_with_an_example() {
         "bfs",
         "bfs nfs",
         "bfs mount",
+        "bfs fsck",
         "sim",
         "bench transfer",
         "demo",

@@ -6,6 +6,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use castra::bfs::rpc::{self, MOUNT, NFS};
@@ -235,6 +236,82 @@ fn files_survive_the_primary_and_the_gateway() {
     for (i, part) in content.chunks(50_000).enumerate() {
         assert_eq!(caller.read(file, i as u64 * 50_000, 50_000), part);
     }
+}
+
+/// The one JSON object of `castra bfs fsck`, which must end with `status`, and what it said on standard error.
+fn fsck(dir: &str, more: &[&str], status: i32) -> (serde_json::Value, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+    let output = command.args(["bfs", "fsck", "--json", "--cluster", dir]).args(more).output().unwrap();
+    assert_eq!(output.status.code(), Some(status), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    (serde_json::from_slice(&output.stdout).unwrap_or_default(), said)
+}
+
+#[test]
+fn fsck_checks_every_replica_while_it_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    let lab = Lab { _folder: folder, dir };
+    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+    castra(&["up", &lab.dir]);
+    let (none, said) = fsck(&lab.dir, &["--last"], 1);
+    assert!(none["checkpoint"].is_null() && said.contains("E028"), "{none} {said}");
+
+    let gateway = Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    for i in 0..20u32 {
+        let file = caller.create(&format!("file-{i}"));
+        caller.write(file, 0, &vec![7; 5_000]);
+    }
+    let (found, said) = fsck(&lab.dir, &[], 0);
+    assert_eq!((&found["clean"], said.as_str()), (&true.into(), ""), "{found}");
+    assert_eq!(found["agreeing"].as_array().unwrap().len(), 4, "{found}");
+    for replica in found["replicas"].as_object().unwrap().values() {
+        let counts = &replica["counts"];
+        assert_eq!(counts["directories"], 1);
+        assert_eq!(counts["files"], 20, "what was just written is checked");
+        assert_eq!(counts["bytes"], 100_000);
+        assert_eq!(replica["digest"], found["replicas"]["r0"]["digest"]);
+        assert_eq!(replica["faults"].as_array().unwrap().len(), 0);
+    }
+
+    // While others write, all still come to one checkpoint; and without one of the replicas it goes on.
+    let pid = std::fs::read_to_string(Path::new(&lab.dir).join("r3.pid")).unwrap();
+    let pid = pid.split_whitespace().next().unwrap().to_owned();
+    assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let caller = &mut gateway.connect();
+            let file = caller.create("busy");
+            let mut writes = 0u64;
+            while !done.load(Ordering::Relaxed) {
+                caller.write(file, writes % 50 * 4_096, &[writes as u8; 4_096]);
+                writes += 1;
+            }
+            writes
+        });
+        let looks: Vec<_> = (0..3).map(|_| fsck(&lab.dir, &[], 0).0).collect();
+        done.store(true, Ordering::Relaxed);
+        assert!(writer.join().unwrap() > 0);
+        for found in looks {
+            assert_eq!(found["agreeing"], serde_json::json!(["r0", "r1", "r2"]), "{found}");
+            assert_eq!(found["replicas"]["r3"]["checked"], false);
+        }
+    });
+
+    castra(&["down", &lab.dir]);
+    let (_, said) = fsck(&lab.dir, &["--last"], 1);
+    assert!(said.contains("E028") && said.contains("castra status"), "{said}");
+}
+
+#[test]
+fn fsck_is_for_clusters_of_this_service() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    castra(&["cluster", "init", &dir, "--service", "kv"]);
+    let (_, said) = fsck(&dir, &[], 2);
+    assert!(said.contains("E020") && said.contains("the service of this cluster is kv"), "{said}");
 }
 
 /// A mounted file system; its drop ends it.

@@ -198,6 +198,26 @@ pub enum Error {
         /// What it said.
         error: io::Error,
     },
+    /// E027: the state of a replica does not fit together.
+    Unsound {
+        /// Whose.
+        replicas: Vec<String>,
+        /// The checkpoint that was checked.
+        n: u64,
+        /// More than f have the same state and the same faults.
+        shared: bool,
+    },
+    /// E028: too few replicas were checked at one checkpoint and had one state.
+    Unconfirmed {
+        /// Faults tolerated.
+        f: usize,
+        /// The checkpoint, if there is one.
+        n: Option<u64>,
+        /// How many were checked.
+        checked: usize,
+        /// Who was not.
+        unchecked: Vec<String>,
+    },
     /// Wrong use, in words of the verb.
     Usage(String),
     /// Standard output was closed by its reader: no error to anyone.
@@ -231,6 +251,8 @@ impl Error {
             Error::BadLines { .. } => "E024",
             Error::Stopped { .. } => "E025",
             Error::System { .. } => "E026",
+            Error::Unsound { .. } => "E027",
+            Error::Unconfirmed { .. } => "E028",
             Error::Usage(_) => "usage",
             Error::OutputClosed | Error::Interrupted | Error::Reported => "",
         }
@@ -261,7 +283,9 @@ impl Error {
             | Error::Refused { .. }
             | Error::BadLines { .. }
             | Error::Stopped { .. }
-            | Error::System { .. } => 1,
+            | Error::System { .. }
+            | Error::Unsound { .. }
+            | Error::Unconfirmed { .. } => 1,
         }
     }
 
@@ -372,6 +396,18 @@ impl Error {
             }
             Error::Stopped { replica, why, .. } => format!("{replica} stopped: {why}"),
             Error::System { doing, error } => format!("{doing}: {error}"),
+            Error::Unsound { replicas, n, .. } => {
+                format!("the state of {} at checkpoint {n} has faults, named above", list(replicas))
+            }
+            Error::Unconfirmed { n: None, .. } => "no replica that answers has a checkpoint to check".into(),
+            Error::Unconfirmed { f, n: Some(n), checked, unchecked } => {
+                let missing = if unchecked.is_empty() { String::new() } else { format!("; not: {}", list(unchecked)) };
+                format!(
+                    "{checked} of {} replicas were checked at checkpoint {n}{missing}; f + 1 = {} with one state are needed",
+                    checked + unchecked.len(),
+                    f + 1
+                )
+            }
             Error::Usage(text) => text.clone(),
             Error::OutputClosed => "the reader of standard output went away".into(),
             Error::Interrupted => "interrupted".into(),
@@ -442,6 +478,16 @@ impl Error {
                 "this version has no durable mode: what more than f replicas forget at once, by a power cut for example, is lost"
                     .into()
             }
+            Error::Unsound { shared: true, .. } => {
+                "more than f replicas have the same faults: the service itself made them".into()
+            }
+            Error::Unsound { shared: false, .. } => {
+                "bad memory or another build on that host, or the replica lies; the others have a good state".into()
+            }
+            Error::Unconfirmed { n: None, .. } => {
+                "they have just started, are down, or their status addresses cannot be reached from here".into()
+            }
+            Error::Unconfirmed { .. } => "f replicas may lie, so that one answer alone proves nothing".into(),
             Error::Stopped { .. }
             | Error::Config { .. }
             | Error::File { .. }
@@ -533,6 +579,17 @@ impl Error {
             | Error::Stopped { mend, .. }
             | Error::Refused { mend, .. } => mend.clone(),
             Error::BadLines { .. } => "mend those lines and import the file again: pairs that are there are stored again, unchanged".into(),
+            Error::Unsound { shared: true, .. } => {
+                "copy what can be read out of it (castra bfs mount), begin a new life of the cluster (castra down, castra up), \
+                 and copy it back"
+                    .into()
+            }
+            Error::Unsound { shared: false, .. } => {
+                "restart that replica: it fetches the state of the others. castra diff-state shows which pages differed".into()
+            }
+            Error::Unconfirmed { .. } => {
+                "castra status shows which replicas are up; start the others (castra up), and check again".into()
+            }
             Error::Usage(_) => "castra --help, or castra VERB --help for an example".into(),
             Error::System { .. } | Error::OutputClosed | Error::Interrupted | Error::Reported => String::new(),
         };
@@ -707,6 +764,10 @@ mod tests {
                 },
             ),
             ("E026", Error::System { doing: "start r0".into(), error: denied() }),
+            ("E027", Error::Unsound { replicas: vec!["r2".into()], n: 512, shared: false }),
+            ("E027-shared", Error::Unsound { replicas: vec!["r0".into(), "r1".into()], n: 512, shared: true }),
+            ("E028", Error::Unconfirmed { f: 1, n: Some(512), checked: 1, unchecked: vec!["r1".into(), "r3".into()] }),
+            ("E028-none", Error::Unconfirmed { f: 1, n: None, checked: 0, unchecked: vec!["r0".into()] }),
             ("usage", Error::Usage("--base-port 65534 leaves no room for 4 replicas".into())),
         ]
     }

@@ -13,6 +13,7 @@ pub mod errors;
 mod files;
 mod http;
 mod init;
+mod inspection;
 mod kv;
 mod lab;
 mod metrics;

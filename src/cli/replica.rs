@@ -12,6 +12,7 @@ use tracing::{error, info, warn};
 use super::config::{self, ServiceName};
 use super::connect::backend;
 use super::errors::Error;
+use super::inspection::{self, Inspector};
 use super::status::{Divergence, PeerStatus, ReplicaStatus};
 use super::{check, files, http, init, metrics, processes, status};
 use crate::auth::{FreshKey, Keyring};
@@ -160,12 +161,18 @@ fn run<S: Service>(
         opened,
         buffer,
     };
+    let viewer = running.viewer();
     let running = Arc::new(Mutex::new(Some(running)));
     let about = Arc::new(about);
     let desk = Arc::new(Desk { running: running.clone(), about: about.clone(), last: Mutex::new(None) });
     if let Some(listener) = status_listener {
         let desk = desk.clone();
-        http::serve("status", listener, move |path| status::answer(path, desk.status()))?;
+        let inspector = Inspector::new(config.id.to_string(), config.cluster.id.to_string(), viewer);
+        let inspector = Arc::new(inspector);
+        http::serve("status", listener, move |path| match path.strip_prefix(inspection::PATH) {
+            Some(n) => inspector.answer(n),
+            None => status::answer(path, desk.status()),
+        })?;
     }
     if let Some(listener) = metrics_listener {
         http::serve("metrics", listener, move |path| metrics::answer(path, desk.status()))?;

@@ -2,6 +2,7 @@
 
 mod demo;
 mod duplicates;
+mod fsck;
 mod mount;
 mod nfs;
 mod opened;
@@ -42,6 +43,9 @@ enum Verb {
     /// Try it: real programs on a mounted cluster whose primaries are killed and stopped
     #[command(after_help = demo::EXAMPLE)]
     Demo(demo::Demo),
+    /// Have every replica check that its file system fits together, while it serves
+    #[command(after_help = fsck::EXAMPLE)]
+    Fsck(fsck::FsckArgs),
 }
 
 /// Where the file system is.
@@ -89,5 +93,6 @@ pub fn run(args: &BfsArgs) -> Result<(), Error> {
         Verb::Nfs(args) => nfs::run(args),
         Verb::Mount(args) => mount::run(args),
         Verb::Demo(args) => demo::run(args),
+        Verb::Fsck(args) => fsck::run(args),
     }
 }

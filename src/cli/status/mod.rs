@@ -1,5 +1,5 @@
 //! `castra status`: what the replicas say of themselves. Each answers `GET /status` on a TCP port of its own; the
-//! command asks them all.
+//! command asks them all. There they also check their state: see `inspection`.
 
 mod observer;
 mod report;
@@ -53,7 +53,7 @@ pub fn answer(path: &str, status: Option<ReplicaStatus>) -> Answer {
     match (path, status.and_then(|status| serde_json::to_vec(&status).ok())) {
         ("/status" | "/", Some(body)) => Answer::of("application/json", body),
         ("/status" | "/", None) => Answer::error("503 Service Unavailable", "the replica does not answer"),
-        (_, _) => Answer::error("404 Not Found", "GET /status"),
+        (_, _) => Answer::error("404 Not Found", "GET /status, GET /inspection/N"),
     }
 }
 

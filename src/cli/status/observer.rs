@@ -10,6 +10,7 @@ use super::ReplicaStatus;
 use crate::cli::config::{self, Cluster};
 use crate::cli::errors::Error;
 use crate::cli::http::PATIENCE;
+use crate::cli::inspection::{self, InspectionReport};
 use crate::types::ReplicaId;
 
 /// Bytes of an answer; more is not read.
@@ -17,19 +18,51 @@ const ANSWER_MAX: u64 = 4 << 20;
 /// How often someone who waits asks.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Asks the replica at `address`.
-fn ask(address: SocketAddr) -> io::Result<ReplicaStatus> {
+/// What is at `path` of the replica at `address`: the status of the answer, and its body.
+fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET /status HTTP/1.0\r\n\r\n")?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
     let mut text = Vec::new();
     stream.take(ANSWER_MAX).read_to_end(&mut text)?;
-    let body = text.windows(4).position(|w| w == b"\r\n\r\n").map(|at| &text[at + 4..]);
-    if !text.starts_with(b"HTTP/1.") || text.get(8..13) != Some(b" 200 ") {
-        return Err(io::Error::other("it does not answer as a castra replica does"));
+    let body = text.windows(4).position(|w| w == b"\r\n\r\n").map(|at| text[at + 4..].to_vec());
+    let status = text.get(9..12).and_then(|code| std::str::from_utf8(code).ok()?.parse().ok());
+    match status.filter(|_| text.starts_with(b"HTTP/1.")) {
+        Some(status) => Ok((status, body.unwrap_or_default())),
+        None => Err(stranger()),
     }
-    serde_json::from_slice(body.unwrap_or_default()).map_err(io::Error::from)
+}
+
+fn stranger() -> io::Error {
+    io::Error::other("it does not answer as a castra replica does")
+}
+
+/// Asks the replica at `address`.
+fn ask(address: SocketAddr) -> io::Result<ReplicaStatus> {
+    match get(address, "/status")? {
+        (200, body) => serde_json::from_slice(&body).map_err(io::Error::from),
+        _ => Err(stranger()),
+    }
+}
+
+/// Has the replica at `address` check its state at checkpoint `n`. `None`: it does not hold it, also after a while.
+fn inspect(address: SocketAddr, n: u64, patience: Duration) -> io::Result<Option<InspectionReport>> {
+    let begun = Instant::now();
+    loop {
+        match get(address, &format!("{}{n}", inspection::PATH))? {
+            (200, body) => return serde_json::from_slice(&body).map(Some).map_err(io::Error::from),
+            // One that is behind comes to it.
+            (410, _) if begun.elapsed() > PATIENCE.min(patience) => return Ok(None),
+            (202 | 410, _) if begun.elapsed() < patience => thread::sleep(LOOK),
+            (202, _) => {
+                return Err(io::Error::other(format!("its check takes longer than {} s", patience.as_secs())));
+            }
+            (503, _) => return Err(io::Error::other("the replica does not answer")),
+            (404 | 501, _) => return Err(io::Error::other("it has no check")),
+            _ => return Err(stranger()),
+        }
+    }
 }
 
 /// One replica, asked.
@@ -69,20 +102,56 @@ impl Observer {
 
     /// Asks those that are `meant`, at once. An answer of another cluster counts as none.
     pub fn ask_those(&self, meant: impl Fn(ReplicaId) -> bool) -> Vec<Asked> {
-        let ask_one = |id: ReplicaId, address: Option<SocketAddr>| {
-            let address = address.ok_or_else(|| format!("{id}.toml names no status address here"))?;
+        let ask_one = |id, address| {
             let status = ask(address).map_err(|error| format!("{address}: {error}"))?;
-            match status.cluster == self.cluster && status.id == id.to_string() {
-                true => Ok(status),
-                false => Err(format!("{address} is {} of another cluster.toml", status.id)),
-            }
+            self.check(id, address, &status.id, &status.cluster)?;
+            Ok(status)
         };
+        self.gather(meant, ask_one).into_iter().map(|(id, answer)| Asked { id, answer }).collect()
+    }
+
+    /// Has all check their state at checkpoint `n`, at once. `None`: it does not hold it.
+    pub fn inspect_all(
+        &self,
+        n: u64,
+        patience: Duration,
+    ) -> Vec<(ReplicaId, Result<Option<InspectionReport>, String>)> {
+        let inspect_one = |id, address| {
+            let report = inspect(address, n, patience).map_err(|error| format!("{address}: {error}"))?;
+            if let Some(report) = &report {
+                self.check(id, address, &report.id, &report.cluster)?;
+                if report.n != n {
+                    return Err(format!("{address}: it checked checkpoint {} instead of {n}", report.n));
+                }
+            }
+            Ok(report)
+        };
+        self.gather(|_| true, inspect_one)
+    }
+
+    /// Whether who answered is who was asked.
+    fn check(&self, id: ReplicaId, address: SocketAddr, said: &str, cluster: &str) -> Result<(), String> {
+        match cluster == self.cluster && said == id.to_string() {
+            true => Ok(()),
+            false => Err(format!("{address} is {said} of another cluster.toml")),
+        }
+    }
+
+    /// Asks those that are `meant`, at once.
+    fn gather<T: Send>(
+        &self,
+        meant: impl Fn(ReplicaId) -> bool,
+        ask_one: impl Fn(ReplicaId, SocketAddr) -> Result<T, String> + Sync,
+    ) -> Vec<(ReplicaId, Result<T, String>)> {
+        let ask_one = |id: ReplicaId, address: Option<SocketAddr>| {
+            ask_one(id, address.ok_or_else(|| format!("{id}.toml names no status address here"))?)
+        };
+        let ask_one = &ask_one;
         thread::scope(|scope| {
             let meant = self.addresses.iter().filter(|(id, _)| meant(*id));
             let asking: Vec<_> = meant.map(|&(id, at)| (id, scope.spawn(move || ask_one(id, at)))).collect();
-            let gather = |(id, asked): (_, ScopedJoinHandle<'_, Result<_, _>>)| Asked {
-                id,
-                answer: asked.join().unwrap_or_else(|_| Err("asking it failed".to_owned())),
+            let gather = |(id, asked): (_, ScopedJoinHandle<'_, Result<T, String>>)| {
+                (id, asked.join().unwrap_or_else(|_| Err("asking it failed".to_owned())))
             };
             asking.into_iter().map(gather).collect()
         })
