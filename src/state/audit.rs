@@ -69,6 +69,11 @@ impl<'a> Audit<'a> {
         }
     }
 
+    /// What was found so far.
+    pub fn faults(&self) -> &[String] {
+        &self.report.faults
+    }
+
     /// The pages of a map belong to `name`; how many they are.
     pub fn map(&mut self, name: &str, map: Map) -> u64 {
         let pages = self.own(name, |region, claim| map.visit(region, claim));

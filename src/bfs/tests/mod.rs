@@ -8,7 +8,7 @@ mod permissions;
 mod random;
 
 use super::*;
-use crate::state::{Fixed, State};
+use crate::state::{Fixed, PageId, State};
 
 /// Nanoseconds of the first call: 2026.
 const EPOCH: u64 = 1_767_225_600_000_000_000;
@@ -173,6 +173,20 @@ fn the_service_inspects_its_state_by_fsck() {
     table::store(&mut v.state.service, id, &inode);
     let found = Bfs::inspect(&v.state.service).unwrap();
     assert_eq!(found.faults, [format!("inode {} has 1 names and counts 2", id.0)]);
+}
+
+/// The map of cookies is made that of names too: both own its pages.
+#[test]
+fn fsck_does_not_walk_along_maps_that_share_pages() {
+    let v = &mut Volume::new(200);
+    v.create(ROOT, "f");
+    let region = &mut v.state.service;
+    // Slots of 64 bytes, from byte 64 of the directory on: names are in slot 1, cookies in 2.
+    let names = region.read(PageId(0))[128..192].to_vec();
+    region.write(PageId(0), 192..256).copy_from_slice(&names);
+    let found = fsck(region).faults;
+    assert_eq!(found.len(), 1);
+    assert!(found[0].ends_with("belongs to the map of names and to the map of cookies"), "{found:?}");
 }
 
 #[test]
