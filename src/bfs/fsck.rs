@@ -41,8 +41,8 @@ impl From<Fsck> for Inspection {
 
 /// Checks everything: that every page belongs to one thing or is free, that names lead to files and files have as many
 /// names as they count, that directories form a tree and both their maps agree, that the lists of unused inodes hold
-/// exactly those, and every count; of maps that are no trees it says so, and nothing else. It takes memory and time by pages and files. It does not change anything, and does not
-/// panic whatever the pages of inodes hold.
+/// exactly those, and every count. Of maps that are no trees it says so, and nothing else. It takes memory and time by pages
+/// and files. It does not change anything, and does not panic whatever the pages of inodes hold.
 pub fn fsck(region: &Region) -> Fsck {
     let superblock = SUPERBLOCK.get(region);
     let mut check = Check { region, audit: Audit::new(region), inodes: BTreeMap::new(), report: Fsck::default() };

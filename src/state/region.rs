@@ -193,7 +193,8 @@ impl Region {
         None
     }
 
-    /// A page that [`next_sealed`](Region::next_sealed) handed out comes back.
+    /// A page that [`next_sealed`](Region::next_sealed) handed out comes back, once it was written over here and the seal that
+    /// holds what replaced it was digested.
     pub(super) fn give_back(&mut self, page: Arc<Page>) {
         // Zeroes were not counted. One of before an `install` may still come: it is not counted any more.
         if !Arc::ptr_eq(&page, &self.zero) {
