@@ -70,6 +70,7 @@ impl Entry {
 /// The replies to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
+    size: ClusterSize,
     rule: Rule,
     entries: Vec<Option<Entry>>,
     /// Each is named by an entry, or free.
@@ -111,7 +112,7 @@ pub(crate) enum Inserted {
 
 impl Certificate {
     pub(crate) fn new(size: ClusterSize, rule: Rule) -> Certificate {
-        Certificate { rule, entries: vec![None; size.n()], values: Vec::with_capacity(1) }
+        Certificate { size, rule, entries: vec![None; size.n()], values: Vec::with_capacity(1) }
     }
 
     /// Forgets everything, results first of all: what waits to be used again holds nothing that nobody counts.
@@ -140,7 +141,7 @@ impl Certificate {
 
     /// The replicas whose replies say something else than what was accepted.
     pub(crate) fn contradicting(&self, accepted: &Accepted) -> ReplicaSet {
-        self.size().replicas().filter(|&r| self.entry(r).is_some_and(|e| e.value != accepted.value)).collect()
+        self.size.replicas().filter(|&r| self.entry(r).is_some_and(|e| e.value != accepted.value)).collect()
     }
 
     /// Hands over what was accepted. Nothing is held for anyone then.
@@ -240,14 +241,14 @@ impl Certificate {
     /// The fewest replies that can prove a result.
     fn need(&self) -> usize {
         match self.rule {
-            Rule::Ordered { weak: true } => self.size().weak_quorum(),
-            Rule::Ordered { weak: false } | Rule::ReadOnly => self.size().quorum(),
+            Rule::Ordered { weak: true } => self.size.weak_quorum(),
+            Rule::Ordered { weak: false } | Rule::ReadOnly => self.size.quorum(),
         }
     }
 
     /// A reply that counts together with enough others.
     fn quorum(&self) -> Option<&Entry> {
-        let size = self.size();
+        let size = self.size;
         if self.count(|_| true) < self.need() {
             return None;
         }
@@ -270,10 +271,6 @@ impl Certificate {
         self.entries.iter().flatten().filter(|e| counts(e)).count()
     }
 
-    fn size(&self) -> ClusterSize {
-        ClusterSize::of(self.entries.len()).expect("made for a cluster")
-    }
-
     /// What the replies amount to.
     pub(crate) fn verdict(&self) -> Verdict {
         let Some(quorum) = self.quorum() else {
@@ -284,7 +281,7 @@ impl Certificate {
             return Verdict::ResultMissing;
         }
         let counts = |r: &ReplicaId| self.entry(*r).is_some_and(|o| self.alike(o, quorum));
-        let members: ReplicaSet = self.size().replicas().filter(counts).collect();
+        let members: ReplicaSet = self.size.replicas().filter(counts).collect();
         let words = || members.iter().filter_map(|r| self.entry(r));
         let kind = match self.rule {
             Rule::ReadOnly => ReplyKind::ReadOnly,
@@ -302,7 +299,7 @@ impl Certificate {
     /// them is no higher than what a correct replica named.
     fn believed(&self, members: ReplicaSet) -> View {
         let views = || members.iter().filter_map(|r| self.entry(r)).map(|e| e.view);
-        let reached = |view: &View| views().filter(|other| other >= view).count() > self.size().f();
+        let reached = |view: &View| views().filter(|other| other >= view).count() > self.size.f();
         views().filter(reached).max().unwrap_or_default()
     }
 
@@ -312,7 +309,7 @@ impl Certificate {
             return false;
         }
         let missing = self.entries.iter().filter(|e| e.is_none()).count();
-        self.best() + missing < self.size().quorum()
+        self.best() + missing < self.size.quorum()
     }
 
     /// The most replies that agree.
@@ -330,7 +327,7 @@ impl Certificate {
 
     /// The counts of E013.
     pub(crate) fn tally(&self, unauthentic: u64) -> Tally {
-        let size = self.size();
+        let size = self.size;
         let heard = self.entries.iter().flatten().count();
         let matched = self.best();
         Tally {

@@ -34,8 +34,8 @@ pub struct EndpointConfig {
     /// Bytes of uncertified results kept per replica. Above it only their digests are, and the result is asked for
     /// again: a lying replica fills only its own share.
     pub held_bytes_max: usize,
-    /// Bytes handed to the transport per turn and receiver when a message is fragmented; the rest follows every
-    /// `pace_interval`. Below the receivers' socket buffers.
+    /// Bytes handed to the transport per turn and receiver, at most, when a message is fragmented; the rest follows every
+    /// `pace_interval`. Below the receivers' socket buffers. While large requests get lost it is less.
     pub pace_bytes: usize,
     /// See `pace_bytes`.
     pub pace_interval: Duration,
@@ -86,7 +86,7 @@ impl Default for EndpointConfig {
             sessions_max: 4_096,
             queries_max: 4_096,
             held_bytes_max: 16 << 20,
-            pace_bytes: 64 << 10,
+            pace_bytes: 256 << 10,
             pace_interval: Duration::from_micros(500),
             evidence: false,
         }

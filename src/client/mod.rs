@@ -8,6 +8,7 @@ mod certificate;
 mod completion;
 mod config;
 mod endpoint;
+mod pace;
 mod random;
 mod repliers;
 mod request;

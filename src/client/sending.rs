@@ -1,11 +1,11 @@
 //! From requests to datagrams: packs, their receivers, fragments at a measured pace (P2, P3, P46).
 
-use std::collections::VecDeque;
 use std::mem;
 use std::time::Duration;
 
 use super::completion::RequestId;
 use super::config::EndpointConfig;
+use super::pace::Pacer;
 use super::request::{Outstanding, Requests};
 use crate::auth::{Clients, Keyring, Principal};
 use crate::transport::{Head, Outgoing, Peer};
@@ -80,17 +80,11 @@ pub(crate) struct Sender {
     size: ClusterSize,
     datagram_max: usize,
     inline_max: usize,
-    pace_bytes: usize,
-    pace_interval: Duration,
     queues: [Vec<RequestId>; WAYS.len()],
     builder: PackBuilder,
     next_message: u64,
-    /// Fragments, in order; per receiver at most `pace_bytes` leave per `pace_interval`.
-    paced: VecDeque<(ReplicaId, Outgoing)>,
-    /// Bytes in `paced`, and what may leave until `refill_at`, per receiver.
-    backlog: Vec<usize>,
-    budget: Vec<usize>,
-    refill_at: Time,
+    pacer: Pacer,
+    now: Time,
     /// A signed pack has left: an open cluster can know us.
     introduced: bool,
     sent: Vec<(RequestId, Duration)>,
@@ -109,15 +103,11 @@ impl Sender {
             size,
             datagram_max: config.datagram_max,
             inline_max: config.inline_max,
-            pace_bytes: config.pace_bytes,
-            pace_interval: config.pace_interval,
             queues: Default::default(),
             builder: PackBuilder::new(client, endpoint),
             next_message: 1,
-            paced: VecDeque::new(),
-            backlog: vec![0; size.n()],
-            budget: vec![0; size.n()],
-            refill_at: Time(0),
+            pacer: Pacer::new(size.n(), config.pace_bytes, config.pace_interval, config.datagram_max),
+            now: Time(0),
             introduced: false,
             sent: Vec::new(),
             packs_out: 0,
@@ -131,7 +121,7 @@ impl Sender {
 
     /// When fragments may leave again.
     pub(crate) fn next(&self) -> Time {
-        if self.paced.is_empty() { Time::NEVER } else { self.refill_at }
+        self.pacer.next()
     }
 
     /// Sends what is queued and what the pace allows. Names the requests sent, each with the time until its last byte
@@ -144,6 +134,7 @@ impl Sender {
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) -> Vec<(RequestId, Duration)> {
+        self.now = now;
         for way in WAYS {
             let queued = mem::take(&mut self.queues[way as usize]);
             if !queued.is_empty() {
@@ -153,7 +144,7 @@ impl Sender {
             queued.clear();
             self.queues[way as usize] = queued;
         }
-        self.release(now, outbox);
+        self.pacer.release(now, outbox);
         mem::take(&mut self.sent)
     }
 
@@ -227,6 +218,7 @@ impl Sender {
         if let (true, [id]) = (way.is_again(), ids)
             && let Some(r) = requests.get_mut(*id)
         {
+            self.pacer.lost(self.now);
             // Who answered has had it all: only a new number makes it answer again.
             let (answered, silent): (Vec<_>, Vec<_>) =
                 heads.into_iter().partition(|(to, _)| replica(*to).is_some_and(|to| r.certificate.has(to)));
@@ -238,8 +230,15 @@ impl Sender {
             let fresh = self.fresh_message();
             self.cut(keyring, fresh, &heads, body);
         }
-        let after = self.drain_time();
+        let after = self.pacer.drain_time();
         self.sent.extend(ids.iter().map(|&id| (id, after)));
+    }
+
+    /// A request was answered that was sent once.
+    pub(crate) fn answered(&mut self, op_len: usize) {
+        if op_len > self.datagram_max {
+            self.pacer.arrived();
+        }
     }
 
     fn fresh_message(&mut self) -> u64 {
@@ -257,38 +256,11 @@ impl Sender {
     }
 
     fn cut(&mut self, keyring: &Keyring, message: u64, heads: &[(Principal, Head)], body: &bytes::Bytes) {
-        let (paced, backlog) = (&mut self.paced, &mut self.backlog);
         keyring.fragment(message, self.datagram_max, heads, body, |to, head, body| {
-            let Some(to) = replica(to) else { return };
-            let out = Outgoing { to: Peer::Replica(to), head, body };
-            backlog[usize::from(to.0)] += out.len();
-            paced.push_back((to, out));
-        });
-    }
-
-    /// Until the last byte queued leaves.
-    fn drain_time(&self) -> Duration {
-        let most = self.backlog.iter().max().copied().unwrap_or(0);
-        self.pace_interval.saturating_mul(u32::try_from(most.div_ceil(self.pace_bytes)).unwrap_or(u32::MAX))
-    }
-
-    fn release(&mut self, now: Time, outbox: &mut Vec<Outgoing>) {
-        if self.paced.is_empty() {
-            return;
-        }
-        if now >= self.refill_at {
-            self.budget.fill(self.pace_bytes);
-            self.refill_at = now + self.pace_interval;
-        }
-        while let Some((to, out)) = self.paced.front() {
-            let (to, len) = (usize::from(to.0), out.len());
-            if self.budget[to] < len {
-                break;
+            if let Some(to) = replica(to) {
+                self.pacer.push(to, Outgoing { to: Peer::Replica(to), head, body });
             }
-            self.budget[to] -= len;
-            self.backlog[to] -= len;
-            outbox.extend(self.paced.pop_front().map(|(_, out)| out));
-        }
+        });
     }
 }
 

@@ -154,6 +154,7 @@ impl Endpoint {
         let Some(r) = self.requests.get(request) else { return };
         if let (0, false, Some(sent_at)) = (r.retransmissions, r.fell_back, r.sent_at) {
             self.rtt.sample(self.now.since(sent_at));
+            self.sender.answered(r.op.len());
         }
         for replica in r.certificate.contradicting(accepted).iter() {
             self.health[usize::from(replica.0)].contradicted += 1;

@@ -93,7 +93,7 @@ fn p03_large_operations_leave_at_a_pace_and_arrive_whole() {
     stage.endpoint.submit(session, vec![7; limits::OPERATION_MAX].into()).unwrap();
     assert!(stage.turn().is_empty());
     let per_turn = stage.sent.iter().filter(|o| o.to == stage.sent[0].to).map(|o| o.len()).sum::<usize>();
-    assert!(per_turn <= 64 << 10, "{per_turn}");
+    assert!(per_turn <= config().pace_bytes, "{per_turn}");
     let heard = stage.pass(20 * MS);
     assert_eq!(heard.len(), 4);
     assert_eq!(heard[0].1.asked[0].op.len(), limits::OPERATION_MAX);
