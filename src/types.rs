@@ -231,6 +231,9 @@ pub struct ClusterSize {
 }
 
 impl ClusterSize {
+    /// One server: it tolerates no fault, and has nobody to agree with. Clients take its word; no replica is of this size.
+    pub const UNREPLICATED: ClusterSize = ClusterSize { f: 0 };
+
     /// The cluster that tolerates `f` faulty replicas. `None` if `3f + 1` exceeds [`limits::REPLICAS_MAX`] or f is 0.
     pub fn tolerating(f: usize) -> Option<ClusterSize> {
         (f >= 1 && 3 * f + 1 <= limits::REPLICAS_MAX).then_some(ClusterSize { f: f as u8 })

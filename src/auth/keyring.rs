@@ -74,7 +74,10 @@ impl ClusterKeys {
     /// # Errors
     /// [`KeyError::Size`].
     pub fn size(&self) -> Result<ClusterSize, KeyError> {
-        ClusterSize::of(self.replicas.len()).ok_or(KeyError::Size(self.replicas.len()))
+        match self.replicas.len() {
+            1 => Ok(ClusterSize::UNREPLICATED),
+            n => ClusterSize::of(n).ok_or(KeyError::Size(n)),
+        }
     }
 
     /// Checks size and replicas' keys, and gives their verifying halves.

@@ -14,12 +14,10 @@ use super::errors::Error;
 use super::files;
 use super::output::{line, note};
 use crate::auth::PublicIdentity;
+use crate::lab::DATAGRAM;
 use crate::limits;
 use crate::runtime::bind::{free_ports, holders};
 use crate::types::ClusterSize;
-
-/// Datagrams of a laboratory on loopback, whose MTU is 64 KiB: a pre-prepare of some hundred requests goes in one.
-const LAB_DATAGRAM_BYTES: usize = 32_768;
 
 /// `castra cluster init`
 #[derive(clap::Args, Debug)]
@@ -112,7 +110,7 @@ pub fn make_at(
         service: args.service,
         lab: true,
         signatures: args.signatures,
-        datagram_bytes: Some(LAB_DATAGRAM_BYTES),
+        datagram_bytes: Some(DATAGRAM),
         checkpoint_interval: args.checkpoint_interval,
         replicas: &entries,
         clients: clients.as_deref(),

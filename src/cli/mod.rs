@@ -96,7 +96,7 @@ enum BenchVerb {
     #[command(hide = true)]
     BareReplica(lab::pattern::BareArgs),
     #[command(hide = true)]
-    Unreplicated(lab::compare::ServerArgs),
+    Unreplicated(lab::unreplicated::ServerArgs),
 }
 
 #[derive(Subcommand, Debug)]
@@ -159,7 +159,7 @@ fn run(verb: Verb) -> Result<(), Error> {
         Verb::Bench(BenchVerb::Net(args)) => lab::pattern::net(&args),
         Verb::Bench(BenchVerb::Compare(args)) => lab::compare::compare(&args),
         Verb::Bench(BenchVerb::BareReplica(args)) => lab::pattern::bare_replica(&args),
-        Verb::Bench(BenchVerb::Unreplicated(args)) => lab::compare::server(&args),
+        Verb::Bench(BenchVerb::Unreplicated(args)) => lab::unreplicated::server(&args),
         Verb::Cluster(ClusterVerb::Init(args)) => init::init(&args),
         Verb::Cluster(ClusterVerb::Assemble(args)) => init::assemble(&args),
         Verb::Node(NodeVerb::Keygen(args)) => init::keygen(&args),

@@ -19,6 +19,10 @@ pub mod station;
 pub mod unreplicated;
 pub mod usage;
 
+/// The largest datagram between processes of one machine, bytes of payload: loopback's MTU is 64 KiB, and a pre-prepare of
+/// some hundred requests goes in one.
+pub const DATAGRAM: usize = 32_768;
+
 pub use child::{Child, Launch};
 pub use latency::{Latencies, LatencyMicros};
 pub use load::{Load, LoadError, Measured};

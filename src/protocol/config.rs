@@ -101,6 +101,8 @@ impl Config {
         let l = self.log_window;
         let broken = if !self.size.contains(self.me) {
             format!("{} is not a replica of a cluster of {}", self.me, self.size.n())
+        } else if self.size == ClusterSize::UNREPLICATED {
+            "one server has nobody to agree with".into()
         } else if k == 0 {
             "checkpoint_interval must be at least 1".into()
         } else if l / 2 < k || !l.is_multiple_of(k) {

@@ -19,8 +19,12 @@ use self::volume::Volume;
 use super::config::{ServiceName, wrong};
 use super::connect::connect;
 use super::errors::Error;
-use crate::bfs::Bfs;
+use super::lab::bench::Path as PacketPath;
+use super::lab::unreplicated::Unreplicated;
 use crate::limits::PAGE;
+
+/// Calls that may be on their way to an unreplicated file system: as many as a cluster's client allows unless told.
+const WINDOW: u64 = 256;
 
 /// `castra bfs`
 #[derive(Args, Debug)]
@@ -54,7 +58,7 @@ struct Source {
     /// The cluster's folder, or a client.toml
     #[arg(long, short, default_value = ".", value_name = "DIR")]
     cluster: PathBuf,
-    /// Without a cluster: the same file system in this process, empty at start and gone at the end
+    /// Without a cluster: the same file system on one server, in a process of its own; empty at start, gone at the end
     #[arg(long, conflicts_with = "cluster")]
     unreplicated: bool,
     /// Size of the unreplicated file system
@@ -71,19 +75,23 @@ struct Source {
 impl Source {
     /// Opens it, and says what it is.
     fn open(&self) -> Result<(Volume, String), Error> {
+        let timeout = Duration::from_secs(self.timeout);
         if self.unreplicated {
             let pages = u32::try_from(u64::from(self.size) * (1 << 20) / PAGE as u64).unwrap_or(u32::MAX);
-            let bfs = Bfs { uid: self.uid, gid: self.uid, ..Bfs::default() };
-            return Ok((Volume::alone(bfs, pages), format!("an unreplicated file system of {} MiB", self.size)));
+            let (service, transport) = (ServiceName::Bfs, PacketPath::Uring);
+            let server = Unreplicated { service, transport, pages, uid: self.uid }.start()?;
+            let client = server.connect(WINDOW, timeout)?;
+            let what = format!("an unreplicated file system of {} MiB", self.size);
+            return Ok((Volume::new(client, Some(server)), what));
         }
-        let connected = connect(&self.cluster, Some(Duration::from_secs(self.timeout)))?;
+        let connected = connect(&self.cluster, Some(timeout))?;
         let cluster = &connected.config.cluster;
         if cluster.file.service != ServiceName::Bfs {
             let seen = format!("the service of this cluster is {}", cluster.file.service.word());
             return Err(wrong(&cluster.path, seen, "make one with: castra cluster init DIR --service bfs"));
         }
         let what = format!("the file system of cluster {}", cluster.file.name);
-        Ok((Volume::replicated(connected.client), what))
+        Ok((Volume::new(connected.client, None), what))
     }
 }
 

@@ -16,7 +16,7 @@ use fuser::{
 use super::Source;
 use super::opened::{Hidden, Opened};
 use super::translate::{self, attributes, errno, handle, node};
-use super::volume::{Asked, Volume};
+use super::volume::Volume;
 use crate::bfs::{
     Answer, Attributes, CreateHow, Credentials, Handle, Kind, NAME_MAX, NewAttributes, Place, Procedure, Request,
     TRANSFER_MAX,
@@ -25,6 +25,7 @@ use crate::cli::errors::Error;
 use crate::cli::output::{line, note};
 use crate::cli::replica::stop_with_stdin;
 use crate::limits::PAGE;
+use crate::runtime::client::Pending;
 use crate::runtime::{Stop, StopOnSignals, random_bytes};
 use crate::transport::Wake;
 
@@ -145,7 +146,7 @@ impl Fuse {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn start(&self, cred: &Credentials, request: &Request<'_>) -> Result<Asked, Errno> {
+    fn start(&self, cred: &Credentials, request: &Request<'_>) -> Result<Pending, Errno> {
         let mut arguments = Vec::new();
         request.encode(&mut arguments);
         self.volume.submit(request.procedure() as u32, cred, &arguments).map_err(|error| {
@@ -156,7 +157,7 @@ impl Fuse {
 
     /// Waits for a result, and takes from it what `take` does.
     fn finish<T>(
-        asked: Asked,
+        asked: Pending,
         procedure: Procedure,
         take: impl FnOnce(&Answer<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {

@@ -16,11 +16,12 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use super::Source;
 use super::duplicates::{Duplicates, Key, Seen};
-use super::volume::{Asked, Volume};
+use super::volume::Volume;
 use crate::bfs::rpc::{self, Call, MountCall, Refused};
 use crate::bfs::{Accepted, Answer, Credentials, Handle, Place, Procedure, Request, Status};
 use crate::cli::errors::Error;
 use crate::cli::output::{line, note};
+use crate::runtime::client::Pending;
 use crate::runtime::{Stop, StopOnSignals};
 use crate::transport::Wake;
 
@@ -116,7 +117,7 @@ impl Connection {
 /// A call whose result is awaited.
 struct Work {
     xid: u32,
-    asked: Asked,
+    asked: Pending,
     /// Of one that changes something.
     key: Option<Key>,
 }
@@ -263,7 +264,7 @@ impl Gateway {
         for name in path.split(|&b| b == b'/').filter(|name| !name.is_empty()) {
             let mut arguments = Vec::new();
             Request::Lookup { at: Place { directory: Some(handle), name } }.encode(&mut arguments);
-            let asked = self.volume.submit(Procedure::Lookup as u32, cred, &arguments).and_then(Asked::wait);
+            let asked = self.volume.submit(Procedure::Lookup as u32, cred, &arguments).and_then(Pending::wait);
             let result = asked.map_err(|_| Status::ServerFault as u32)?;
             let answer = result.get(4..).and_then(|results| Answer::parse(Procedure::Lookup, results).ok());
             let answer = answer.ok_or(Status::ServerFault as u32)?;

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use fuser::{Errno, FileAttr, FileType, INodeNo, TimeOrNow};
 
-use crate::bfs::{Attributes, Handle, InodeId, Kind, SetTime, Stamp, Status};
-use crate::limits::PAGE;
+use crate::bfs::{Attributes, Handle, InodeId, Kind, SetTime, Stamp, Status, TRANSFER_MAX};
 
 /// Bits of a mode that say what kind of file it is.
 const KIND_MASK: u32 = 0o170_000;
@@ -119,7 +118,8 @@ pub fn attributes(node: INodeNo, of: &Attributes) -> Option<FileAttr> {
         uid: of.uid,
         gid: of.gid,
         rdev: device(of.device),
-        blksize: PAGE as u32,
+        // What programs buffer before they read or write: a call each.
+        blksize: TRANSFER_MAX,
         flags: 0,
     })
 }

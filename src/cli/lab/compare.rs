@@ -1,8 +1,6 @@
 //! `castra bench compare`: what replication costs, as the papers show it: a cluster against the same service on one server,
 //! for operations without bytes, with 4 KiB of arguments, and with 4 KiB of results.
 
-use std::cell::RefCell;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use comfy_table::{CellAlignment, Table, presets};
@@ -10,18 +8,15 @@ use serde::Serialize;
 
 use super::bench::{Path, within_quota};
 use super::stage::Stage as _;
+use super::unreplicated::{BUSY, Lone, Unreplicated};
 use super::{Laboratory, Options, load_error};
 use crate::auth::Identity;
 use crate::cli::config::ServiceName;
-use crate::cli::connect::backend;
 use crate::cli::errors::Error;
 use crate::cli::files;
 use crate::cli::output::{self, line, note};
-use crate::cli::replica::stop_with_stdin;
 use crate::execution::ExecutorConfig;
-use crate::lab::unreplicated::{Answered, Server, Work, work};
-use crate::lab::{Child, Latencies, Launch, Load, Machine, child, load, usage};
-use crate::runtime::bind::free_ports;
+use crate::lab::{Latencies, Load, Machine, load};
 use crate::runtime::{Stop, StopOnSignals};
 use crate::types::ClusterSize;
 
@@ -30,8 +25,8 @@ use crate::types::ClusterSize;
 #[command(
     after_help = "Examples:\n  castra bench compare                              one client, one request at a time: latency\n  \
                   castra bench compare --clients 4 --outstanding 64 packed: throughput\n\
-                  The server that is not replicated has the same transport, packs and MACs, and does no more than execute and \
-                  answer. All are measured in turn, again and again: on a busy machine each has its share of the noise."
+                  The server that is not replicated has the same transport, packs, MACs and sessions, executes what comes at \
+                  once, and answers. All are measured in turn, again and again: on a busy machine each has its share of the noise."
 )]
 pub struct CompareArgs {
     /// Replicas of the cluster: 4, 7, 10, …
@@ -55,15 +50,6 @@ pub struct CompareArgs {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-}
-
-/// A server that nobody replicates: what `bench compare` starts.
-#[derive(clap::Args, Debug)]
-pub struct ServerArgs {
-    #[arg(long)]
-    address: SocketAddr,
-    #[arg(long, value_enum)]
-    transport: Path,
 }
 
 /// The papers' operations: a name, bytes of arguments, bytes of results. An operation has four bytes at least: the length
@@ -173,8 +159,7 @@ pub fn compare(args: &CompareArgs) -> Result<(), Error> {
         return Err(Error::Usage("1 to 100 rounds of 0.1 to 60 seconds can be measured".into()));
     }
     for (_, request_bytes, reply_bytes) in OPERATIONS {
-        plan(args, request_bytes, reply_bytes).0.validate().map_err(Error::Usage)?;
-        plan(args, request_bytes, reply_bytes).1.validate().map_err(Error::Usage)?;
+        plan(args, request_bytes, reply_bytes).validate().map_err(Error::Usage)?;
     }
     if cfg!(debug_assertions) {
         note("this build is not optimised: figures of `cargo build --release` are several times better");
@@ -183,11 +168,11 @@ pub fn compare(args: &CompareArgs) -> Result<(), Error> {
     if args.json { output::json(&report) } else { show(&report) }
 }
 
-/// The same work for both.
-fn plan(args: &CompareArgs, request_bytes: usize, reply_bytes: usize) -> (Work, Load) {
+/// The same load for all.
+fn plan(args: &CompareArgs, request_bytes: usize, reply_bytes: usize) -> Load {
     let (clients, outstanding) = (args.clients, args.outstanding);
     let window = usize::try_from(ExecutorConfig::default().window_max).unwrap_or(usize::MAX);
-    let load = Load {
+    Load {
         clients,
         outstanding,
         sessions: outstanding.div_ceil(window),
@@ -198,17 +183,14 @@ fn plan(args: &CompareArgs, request_bytes: usize, reply_bytes: usize) -> (Work, 
         threads: 1,
         warm_up_seconds: WARM_UP.as_secs_f64(),
         seconds: args.seconds,
-    };
-    (Work { clients, outstanding, request_bytes, reply_bytes }, load)
+    }
 }
 
 /// What is compared, all of it running.
 struct Bench<'a> {
     args: &'a CompareArgs,
     stop: &'a Stop,
-    // The process before the folder that it writes to.
-    server: Child,
-    address: SocketAddr,
+    lone: Lone,
     lab: Laboratory,
     identities: Vec<Identity>,
 }
@@ -221,18 +203,11 @@ impl Bench<'_> {
         let transport = args.transport.into();
         let options = Options { f: size.f(), service: ServiceName::Null, open: true, transport, ..Options::STORES };
         let lab = Laboratory::start(&options, stop)?;
-        within_quota(&plan(args, 4, 0).1, args.clients, &lab.cluster().file.state)?;
-        let port = free_ports(Ipv4Addr::LOCALHOST.into(), 40_000 + (std::process::id() % 20_000) as u16, 1);
-        let port = port.ok_or_else(|| Error::Usage("no free port on loopback".into()))?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let program = std::env::current_exe().map_err(Error::system("find this program"))?;
-        let word = if args.transport == Path::Uring { "uring" } else { "sockets" };
-        let named = ["bench", "unreplicated", "--address", &address.to_string(), "--transport", word].map(Into::into);
-        let (log, arguments) = (lab.dir().join("unreplicated.log"), named.to_vec());
-        let server = Child::start(Launch { name: "unreplicated".into(), program, arguments, log });
-        let server = server.map_err(Error::system("start the server that is not replicated"))?;
+        // The one server knows one client.
+        within_quota(&plan(args, 4, 0), 1, &lab.cluster().file.state)?;
+        let lone = Unreplicated::null(args.transport).start()?;
         let identities = (0..args.clients).map(|_| files::new_identity()).collect::<Result<_, _>>()?;
-        Ok(Bench { args, stop, server, address, lab, identities })
+        Ok(Bench { args, stop, lone, lab, identities })
     }
 
     fn run(mut self) -> Result<Report, Error> {
@@ -271,64 +246,30 @@ impl Bench<'_> {
             optimised_build: !cfg!(debug_assertions),
             machine: Machine::here(),
         };
-        child::stop_all(std::slice::from_mut(&mut self.server), Duration::from_secs(5));
+        self.lone.stop();
         self.lab.stop();
         Ok(report)
     }
 
     fn measure(&mut self, way: Way, request_bytes: usize, reply_bytes: usize) -> Result<Figures, Error> {
-        let (work, load) = plan(self.args, request_bytes, reply_bytes);
-        match way {
-            Way::Unreplicated => self.unreplicated(work),
-            Way::ReadWrite => self.replicated(load),
-            Way::ReadOnly => self.replicated(Load { read_only: true, ..load }),
-        }
-    }
-
-    fn unreplicated(&mut self, asked: Work) -> Result<Figures, Error> {
-        let pids = [self.server.pid(), std::process::id()];
-        let cpu = || pids.iter().map(|&pid| usage::cpu_time(pid).unwrap_or_default()).sum::<Duration>();
-        let marks = RefCell::new(Vec::new());
-        let mark = || marks.borrow_mut().push(cpu());
-        let times = (WARM_UP, Duration::from_secs_f64(self.args.seconds));
-        let answered = work(asked, self.address, backend(self.args.transport.into()), times, (mark, mark))?;
-        let Answered { operations, window, latencies, wrong, .. } = answered;
-        let spent = match marks.borrow()[..] {
-            [from, to] => to.saturating_sub(from),
-            _ => Duration::ZERO,
+        let load = Load { read_only: way == Way::ReadOnly, ..plan(self.args, request_bytes, reply_bytes) };
+        let lone = std::slice::from_ref(self.lone.identity());
+        let (target, identities, pids) = match way {
+            Way::Unreplicated => (self.lone.target(TIMEOUT), lone, vec![self.lone.pid()]),
+            _ => (self.lab.target(self.args.transport.into(), TIMEOUT), &self.identities[..], self.lab.pids()),
         };
-        if operations == 0 || wrong > 0 {
-            let words = self.server.ended().map(|exit| format!("{exit}: {}", self.server.last_words()));
-            let seen = words.unwrap_or_else(|| format!("{operations} requests were answered, {wrong} of them wrongly"));
-            let mend = "is the machine very busy? `uptime` shows its load".into();
-            return Err(Error::Running { seen: format!("the server that is not replicated: {seen}"), mend });
-        }
-        Ok(Figures::new(operations, window, &latencies, spent))
-    }
-
-    fn replicated(&self, asked: Load) -> Result<Figures, Error> {
-        let target = self.lab.target(self.args.transport.into(), TIMEOUT);
-        let measured = load::run(&asked, &target, &self.identities, &self.lab.pids(), self.stop).map_err(load_error)?;
+        let measured = load::run(&load, &target, identities, &pids, self.stop).map_err(load_error)?;
         if measured.operations == 0 || measured.errors + measured.wrong > 0 {
-            return Err(Error::Running {
-                seen: format!(
-                    "the cluster: {} requests had no result, {} a wrong one",
-                    measured.errors, measured.wrong
-                ),
-                mend: "is the machine very busy? `uptime` shows its load".into(),
+            let (errors, wrong) = (measured.errors, measured.wrong);
+            let seen = format!("{errors} requests had no result, {wrong} a wrong one");
+            return Err(match way {
+                Way::Unreplicated => self.lone.failure(seen),
+                _ => Error::Running { seen: format!("the cluster: {seen}"), mend: BUSY.into() },
             });
         }
         let spent = measured.cpu_clients + measured.cpu_replicas.iter().sum::<Duration>();
         Ok(Figures::new(measured.operations, measured.window, &measured.latencies, spent))
     }
-}
-
-/// The server, until standard input closes.
-pub fn server(args: &ServerArgs) -> Result<(), Error> {
-    let stop = Stop::new();
-    let _signals = StopOnSignals::new(stop.clone())?;
-    stop_with_stdin(stop.clone())?;
-    Ok(Server::default().run(args.address, backend(args.transport.into()), &stop)?)
 }
 
 fn show(report: &Report) -> Result<(), Error> {

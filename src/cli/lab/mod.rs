@@ -11,6 +11,7 @@ pub mod pattern;
 mod prompt;
 pub mod stage;
 pub mod transfer;
+pub mod unreplicated;
 
 use std::fs::OpenOptions;
 use std::io::{self, Write as _};

@@ -24,7 +24,7 @@ impl Service for Told {
     }
 }
 
-/// Says nothing about queries and choices.
+/// Says nothing about queries, choices and its state.
 struct Terse;
 
 impl Service for Terse {
@@ -53,11 +53,12 @@ fn a_service_is_told_who_asks_where_and_when() {
 }
 
 #[test]
-fn p06_p19_a_service_that_says_nothing_of_them_answers_no_queries_and_takes_every_choice() {
+fn p06_p19_a_service_that_says_nothing_of_them_answers_no_queries_takes_every_choice_and_finds_nothing() {
     let mut bench = Bench { executor: Executor::new(Terse, config()).unwrap(), now: Time(0), view: View(0), next: 1 };
     assert!(bench.query(query(BOB, 1, b""), 0).is_empty());
     assert_eq!(bench.executor.counters().queries_not_read_only, 1);
     assert!(<Terse as Service>::check(&Choice { time: 0, seed: 0 }, &Choice { time: 9, seed: 9 }));
+    assert_eq!(Terse::inspect(&bench.executor.state().service), None);
 }
 
 #[test]

@@ -25,6 +25,8 @@ fn bounded<T: Copy + std::fmt::Debug>(field: &str, set: fn(&mut Config, T), good
 fn every_parameter_has_its_bounds() {
     let batch = Config::new(ClusterSize::of(4).unwrap(), ReplicaId(0)).batch_bytes_max;
     bounded("replica", |c, me| c.me = ReplicaId(me), &[0, 3], &[4]);
+    let agree = [ClusterSize::of(4).unwrap(), ClusterSize::of(7).unwrap()];
+    bounded("agree", |c, size| c.size = size, &agree, &[ClusterSize::UNREPLICATED]);
     bounded("checkpoint_interval", |c, k| c.checkpoint_interval = k, &[1, 256, 512], &[0, 300, 1_024, u64::MAX]);
     bounded("log_window", |c, l| c.log_window = l, &[512, 768], &[0, 256, 513, 640]);
     bounded("pipeline_max", |c, p| c.pipeline_max = p, &[1, 1_024], &[0, 1_025, u64::MAX]);
