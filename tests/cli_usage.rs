@@ -129,6 +129,9 @@ fn w016_a_lab_stays_on_loopback() {
     expect(&castra(&["cluster", "init", &lab, "--address", "0.0.0.0"]), 2, &["W016", "--lab"]);
     assert!(!Path::new(&lab).exists());
     expect(&castra(&["cluster", "init", &lab, "--address", "0.0.0.0", "--lab"]), 0, &[]);
+    let config = format!("{lab}/r0.toml");
+    let lie = castra(&["replica", "--config", &config, "--lab", "--lie", "replies"]);
+    expect(&lie, 2, &["--lie", "on loopback only"]);
     expect(&castra(&["up", &lab]), 2, &["W016", "all its keys were made in one place"]);
     expect(&castra(&["replica", "--config", &format!("{lab}/r0.toml")]), 2, &["W016"]);
 }

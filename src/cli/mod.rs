@@ -16,6 +16,7 @@ mod init;
 mod inspection;
 mod kv;
 mod lab;
+mod liar;
 mod metrics;
 mod nearest;
 mod output;

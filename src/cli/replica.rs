@@ -13,6 +13,7 @@ use super::config::{self, ServiceName};
 use super::connect::backend;
 use super::errors::Error;
 use super::inspection::{self, Inspector};
+use super::liar::{self, Manner};
 use super::status::{Divergence, PeerStatus, ReplicaStatus};
 use super::{check, files, http, init, metrics, processes, status};
 use crate::auth::{FreshKey, Keyring};
@@ -42,6 +43,9 @@ pub struct ReplicaArgs {
     /// Stop when standard input closes: whoever started it holds the other end
     #[arg(long, hide = true)]
     pub until_stdin_closes: bool,
+    /// Lie, on loopback: for tests of the others
+    #[arg(long, hide = true, value_enum)]
+    pub lie: Option<Manner>,
 }
 
 /// Wakes the main thread when the replica is to stop.
@@ -60,6 +64,9 @@ const LOOK: Duration = Duration::from_millis(500);
 pub fn replica(args: &ReplicaArgs) -> Result<(), Error> {
     let config = config::Replica::load(&args.config)?;
     config.cluster.check_lab(args.lab)?;
+    if args.lie.is_some() && !config.cluster.addresses().iter().all(|address| address.ip().is_loopback()) {
+        return Err(Error::Usage("--lie: a replica lies in a laboratory on loopback only".into()));
+    }
     let identity = check::check_key(&config)?;
     let instance = files::read_instance(&config.file.instance_file)?;
     log();
@@ -116,17 +123,24 @@ fn run<S: Service>(
     let mut protocol = config.cluster.protocol(config.id);
     protocol.forgetful = boot > 1;
     protocol.seed = files::random_u64()?;
+    let datagram_max = config.cluster.file.protocol.datagram_bytes_max;
+    let network = NetworkConfig { datagram_max, ..NetworkConfig::default() };
+    let of_replica = ReplicaConfig { execution: config.cluster.execution(), network, ..ReplicaConfig::new(protocol) };
+    let policy = WaitPolicy { poll_budget: Duration::from_micros(config.file.poll_budget_us) };
+    if let Some(manner) = args.lie {
+        return liar::run(
+            manner,
+            of_replica,
+            keyring,
+            service,
+            (bound, backend(config.file.transport)),
+            (&policy, &stop),
+        );
+    }
     let host = Host {
-        config: ReplicaConfig {
-            execution: config.cluster.execution(),
-            network: NetworkConfig {
-                datagram_max: config.cluster.file.protocol.datagram_bytes_max,
-                ..NetworkConfig::default()
-            },
-            ..ReplicaConfig::new(protocol)
-        },
+        config: of_replica,
         placement: placement.clone(),
-        policy: WaitPolicy { poll_budget: Duration::from_micros(config.file.poll_budget_us) },
+        policy,
         clock: bound.config().clock,
         stop: stop.clone(),
     };

@@ -36,7 +36,7 @@ pub use failure::{Failure, Report, Wrong};
 pub use history::{Begun, History};
 pub use hostile::{Faults, hostile};
 pub use keys::Keys;
-pub use liar::{Liar, Lie};
+pub use liar::{Liar, Lie, Tongue};
 pub use model::ServiceModel;
 pub use network::{Link, Network, NetworkCounters};
 pub use record::{Broken, Word};

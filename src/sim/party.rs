@@ -14,7 +14,7 @@ use crate::types::{ClientId, Time};
 /// One host's machine.
 pub(super) enum Party<S: Service> {
     Replica(Box<Correct<S>>),
-    Liar(Box<Tongue<S>>),
+    Liar(Box<Tongue<Watched<S>>>),
     Client(Box<Client>),
 }
 

@@ -19,7 +19,6 @@ use std::collections::BTreeMap;
 use craft::Craft;
 
 use super::rng::Rng;
-use super::watch::Watched;
 use crate::auth::{AuthMode, Keyring, Opened, Principal, Signer};
 use crate::execution::Service;
 use crate::replica::Replica;
@@ -136,8 +135,10 @@ trait Practice {
 }
 
 /// An honest replica, and what becomes of its words.
-pub(super) struct Tongue<S: Service> {
-    honest: Replica<Watched<S>>,
+///
+/// It is a [`Machine`] as any: a simulation plays it, and so can a process among real ones.
+pub struct Tongue<S: Service> {
+    honest: Replica<S>,
     keys: Keyring,
     signer: Signer,
     permille: u32,
@@ -153,13 +154,7 @@ pub(super) struct Tongue<S: Service> {
 impl<S: Service> Tongue<S> {
     /// `honest` and `keys` are of one replica; `honest` may send datagrams of any size, what leaves is at most
     /// `datagram_max`.
-    pub(super) fn new(
-        liar: &Liar,
-        honest: Replica<Watched<S>>,
-        keys: Keyring,
-        datagram_max: usize,
-        rng: Rng,
-    ) -> Tongue<S> {
+    pub fn new(liar: &Liar, honest: Replica<S>, keys: Keyring, datagram_max: usize, rng: Rng) -> Tongue<S> {
         Tongue {
             honest,
             signer: keys.signer(),
