@@ -264,7 +264,8 @@ fn a_real_cluster_is_assembled_from_public_parts_alone() {
         expect(&out, 0, &["it stays on this host"]);
         parts.push(path(&format!("r{id}.pub.toml")));
     }
-    expect(&castra(&["node", "keygen", "--client", "alice", "--rights", "read", "--out", &path("")]), 0, &[]);
+    let alice = ["--client", "alice", "--rights", "read", "--uids", "1000,1001", "--gids", "100", "--out", &path("")];
+    expect(&castra(&[&["node", "keygen"], &alice[..]].concat()), 0, &[]);
     parts.push(path("alice.pub.toml"));
     let out = path("cluster.toml");
     let assemble = |parts: &[String]| {
@@ -278,6 +279,7 @@ fn a_real_cluster_is_assembled_from_public_parts_alone() {
     assert!(!Path::new(&out).exists());
     expect(&assemble(&parts), 0, &["4 replicas, tolerates 1", "1 clients"]);
     let text = expect(&castra(&["config", "check", &out]), 0, &["W016", "alice", "\"read\""]);
+    assert!(fs::read_to_string(&out).unwrap().contains("uids = [1000, 1001]\ngids = [100]\n"), "{text}");
     assert!(!text.contains("castra-secret"), "{text}");
     expect(&castra(&["config", "check", &path("r2.toml")]), 0, &["replica r2"]);
     // Again: it compares.

@@ -306,6 +306,26 @@ fn fsck_checks_every_replica_while_it_serves() {
 }
 
 #[test]
+fn a_gateway_speaks_for_its_users_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    let lab = Lab { _folder: folder, dir };
+    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+    // The last table is the client's.
+    let path = Path::new(&lab.dir).join("cluster.toml");
+    let file = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, format!("{file}uids = [1000]\n")).unwrap();
+    castra(&["up", &lab.dir]);
+    let gateway = Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    assert_eq!(caller.nfs(Request::GetAttr { object: Some(Handle::ROOT) })[..4], [0; 4]);
+    let at = Place { directory: Some(Handle::ROOT), name: b"a" };
+    // It says that root asks, who owns the directory.
+    let results = caller.nfs(Request::MkDir { at, new: NewAttributes::mode(0o755) });
+    assert_eq!(Answer::parse(Procedure::MkDir, &results).unwrap().status, Err(Status::Access));
+}
+
+#[test]
 fn fsck_is_for_clusters_of_this_service() {
     let folder = tempfile::tempdir().unwrap();
     let dir = folder.path().join("lab").to_str().unwrap().to_owned();

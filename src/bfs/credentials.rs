@@ -1,5 +1,7 @@
 //! Who asks, and what he may do (AUTH_SYS: RFC 5531, appendix A).
 
+use std::collections::BTreeSet;
+
 use super::inode::{Inode, Kind};
 use super::status::Status;
 use super::xdr::{Garbage, Reader, Sink};
@@ -121,6 +123,27 @@ impl Credentials {
     }
 }
 
+/// Whose calls one client may make. AUTH_SYS proves nothing of users, but whose gateway it is that names them is proved.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Claims {
+    /// Users; any other counts as nobody.
+    pub uids: BTreeSet<u32>,
+    /// Groups; any other counts as nobody's.
+    pub gids: BTreeSet<u32>,
+}
+
+impl Claims {
+    /// What a call counts as that names `cred`.
+    pub fn admit(&self, cred: &Credentials) -> Credentials {
+        if !self.uids.contains(&cred.uid) {
+            return Credentials::new(NOBODY, NOBODY, &[]);
+        }
+        let groups: Vec<u32> = cred.groups().iter().copied().filter(|gid| self.gids.contains(gid)).collect();
+        let gid = if self.gids.contains(&cred.gid) { cred.gid } else { NOBODY };
+        Credentials::new(cred.uid, gid, &groups)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +160,16 @@ mod tests {
         assert!(Credentials::new(11, 1, &[7, 20]).may(&file, READ));
         assert!(!Credentials::new(11, 1, &[7, 20]).may(&file, READ | WRITE));
         assert!(Credentials::new(11, 1, &[7]).may(&file, READ | WRITE | EXECUTE));
+    }
+
+    #[test]
+    fn a_client_speaks_for_its_users_and_groups_alone() {
+        let claims = Claims { uids: [0, 7].into(), gids: [20].into() };
+        assert_eq!(claims.admit(&Credentials::new(7, 20, &[1, 20, 0])), Credentials::new(7, 20, &[20]));
+        assert_eq!(claims.admit(&Credentials::new(7, 0, &[])), Credentials::new(7, NOBODY, &[]));
+        assert_eq!(claims.admit(&Credentials::new(8, 20, &[20])), Credentials::new(NOBODY, NOBODY, &[]));
+        assert_eq!(claims.admit(&Credentials::ROOT), Credentials::new(0, NOBODY, &[]));
+        assert_eq!(Claims::default().admit(&Credentials::ROOT), Credentials::new(NOBODY, NOBODY, &[]));
     }
 
     #[test]

@@ -41,11 +41,13 @@ mod table;
 mod tests;
 pub mod xdr;
 
+use std::collections::BTreeMap;
+
 pub use answer::{Answer, Entry, Limits, Sizes, Space};
 pub use attributes::{Attributes, Before, Handle, NewAttributes, SetTime};
 pub use content::{FILE_MAX, TRANSFER_MAX};
 pub use create::TARGET_MAX;
-pub use credentials::{Credentials, GROUPS_MAX, NOBODY};
+pub use credentials::{Claims, Credentials, GROUPS_MAX, NOBODY};
 pub use directory::{LINKS_MAX, NAME_MAX};
 pub use fsck::{Fsck, fsck};
 pub use inode::{Inode, InodeId, Kind, Stamp};
@@ -57,6 +59,7 @@ pub use status::Status;
 use self::xdr::{Garbage, Reader, Sink};
 use crate::execution::{Context, Inspection, NotReadOnly, ReplyBuffer, Service};
 use crate::state::Region;
+use crate::types::ClientId;
 
 /// How a call went before the procedure had a say: accept_stat of RFC 5531, section 9. The first four bytes of a result.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -97,8 +100,10 @@ pub enum Accepted {
 /// call(Request::Remove { at }, &mut reply);
 /// assert_eq!(Answer::parse(Procedure::Remove, &reply.take()).unwrap().status, Err(Status::IsDir));
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Bfs {
+    /// Whose calls a client may make; one that is not here may make anybody's.
+    pub claims: BTreeMap<ClientId, Claims>,
     /// Calls of root are nobody's.
     pub root_squash: bool,
     /// Who owns the root directory of an empty file system.
@@ -111,7 +116,7 @@ pub struct Bfs {
 
 impl Default for Bfs {
     fn default() -> Bfs {
-        Bfs { root_squash: false, uid: 0, gid: 0, mode: 0o755 }
+        Bfs { claims: BTreeMap::new(), root_squash: false, uid: 0, gid: 0, mode: 0o755 }
     }
 }
 
@@ -179,7 +184,7 @@ impl Bfs {
     }
 }
 
-/// What an operation is made of.
+/// What an operation is made of. Who the caller is, is what the client may claim.
 struct Operation<'a> {
     procedure: Procedure,
     cred: Credentials,
@@ -187,11 +192,12 @@ struct Operation<'a> {
 }
 
 impl<'a> Operation<'a> {
-    fn parse(op: &'a [u8]) -> Result<Operation<'a>, Accepted> {
+    fn parse(op: &'a [u8], claims: Option<&Claims>) -> Result<Operation<'a>, Accepted> {
         let mut reader = Reader::new(op);
         let number = reader.u32().map_err(|Garbage| Accepted::Garbage)?;
         let procedure = Procedure::from_number(number).ok_or(Accepted::NoProcedure)?;
-        let cred = Credentials::decode(&mut reader).map_err(|Garbage| Accepted::Garbage)?;
+        let named = Credentials::decode(&mut reader).map_err(|Garbage| Accepted::Garbage)?;
+        let cred = claims.map_or_else(|| named.clone(), |claims| claims.admit(&named));
         Ok(Operation { procedure, cred, arguments: reader.rest() })
     }
 }
@@ -203,16 +209,16 @@ impl Service for Bfs {
 
     fn execute(&self, cx: &mut Context<'_>, op: &[u8], state: &mut Region, reply: &mut ReplyBuffer) {
         reply.put_u32(Accepted::Success as u32);
-        let accepted = match Operation::parse(op) {
+        let accepted = match Operation::parse(op, self.claims.get(&cx.client())) {
             Ok(op) => self.apply(op.procedure, op.arguments, &op.cred, cx.time().0, state, reply),
             Err(refused) => refused,
         };
         reply.patch(0, &(accepted as u32).to_be_bytes());
     }
 
-    fn query(&self, _cx: &Context<'_>, op: &[u8], state: &Region, reply: &mut ReplyBuffer) -> Result<(), NotReadOnly> {
+    fn query(&self, cx: &Context<'_>, op: &[u8], state: &Region, reply: &mut ReplyBuffer) -> Result<(), NotReadOnly> {
         reply.put_u32(Accepted::Success as u32);
-        let accepted = match Operation::parse(op) {
+        let accepted = match Operation::parse(op, self.claims.get(&cx.client())) {
             Ok(op) => self.look(op.procedure, op.arguments, &op.cred, state, reply)?,
             Err(refused) => refused,
         };

@@ -102,7 +102,7 @@ pub fn make_at(
         .collect();
     let clients = (!args.open).then(|| {
         let rights = vec![Right::Read, Right::Write, Right::Administer];
-        vec![ListedClient { name: "lab".into(), identity: client.public().to_string(), rights }]
+        vec![ListedClient { name: "lab".into(), identity: client.public().to_string(), rights, uids: None, gids: None }]
     });
     let text = cluster_text(&ClusterText {
         name: &name,
@@ -254,6 +254,11 @@ fn cluster_text(of: &ClusterText<'_>) -> String {
         let rights: Vec<&str> = client.rights.iter().map(|right| right.word()).collect();
         let _ = writeln!(text, "\n[[clients]]\nname = {}", quoted(&client.name));
         let _ = writeln!(text, "identity = {}\nrights = {rights:?}", quoted(&client.identity));
+        for (name, ids) in [("uids", &client.uids), ("gids", &client.gids)] {
+            if let Some(ids) = ids {
+                let _ = writeln!(text, "{name} = {:?}", ids.iter().collect::<Vec<_>>());
+            }
+        }
     }
     text
 }
@@ -289,6 +294,12 @@ pub struct Keygen {
     /// What the client may do
     #[arg(long, value_delimiter = ',', default_values = ["read", "write"], requires = "client")]
     pub rights: Vec<Right>,
+    /// Users for whom the client may act in a file system; others count as nobody. For all, unless said
+    #[arg(long, value_delimiter = ',', value_name = "UID,…", requires = "client")]
+    pub uids: Vec<u32>,
+    /// Groups likewise
+    #[arg(long, value_delimiter = ',', value_name = "GID,…", requires = "uids")]
+    pub gids: Vec<u32>,
     /// Folder for the files
     #[arg(long, default_value = ".")]
     pub out: PathBuf,
@@ -322,7 +333,14 @@ pub fn keygen(args: &Keygen) -> Result<(), Error> {
             {
                 return Err(Error::Usage(format!("--client {name:?}: a name has letters, digits, `-`, `_` and `.`")));
             }
-            let client = ListedClient { name: name.clone(), identity: public, rights: args.rights.clone() };
+            let ids = |of: &[u32]| (!of.is_empty()).then(|| of.iter().copied().collect());
+            let client = ListedClient {
+                name: name.clone(),
+                identity: public,
+                rights: args.rights.clone(),
+                uids: ids(&args.uids),
+                gids: ids(&args.gids),
+            };
             (name.clone(), format!("client {name}"), PublicPart { replica: None, client: Some(client) })
         }
         _ => return Err(Error::Usage("name --replica N --address IP:PORT, or --client NAME".into())),

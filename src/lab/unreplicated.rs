@@ -101,8 +101,15 @@ impl<S: Service> Server<S> {
                         state.give_back(shipment.pages.into_iter().map(|(region, _, page)| (region, page)));
                     }
                 }
-                // The rest is for other replicas, or of an end that `stopped` tells.
-                _ => {}
+                // The end, of which `stopped` tells.
+                Output::Stopped { .. } => {}
+                // Of no use without other replicas.
+                Output::Executed(_)
+                | Output::Settled(_)
+                | Output::Halted { .. }
+                | Output::Compare { .. }
+                | Output::Installed(_)
+                | Output::Unfit(_) => {}
             }
         }
         self.outputs = outputs;
@@ -124,7 +131,13 @@ impl<S: Service> Machine for Server<S> {
                     self.handle(now, Command::Query { pack: pack.into_inner(), after: SeqNum(0), view: VIEW });
                 }
                 // There is no other replica.
-                _ => {}
+                Inbound::Message(_)
+                | Inbound::PrePrepare(..)
+                | Inbound::Transfer(_)
+                | Inbound::Claim(..)
+                | Inbound::Relayed(_)
+                | Inbound::Body(_)
+                | Inbound::Boot(..) => {}
             }
         }
         self.inbound = inbound;

@@ -190,6 +190,35 @@ fn fsck_does_not_walk_along_maps_that_share_pages() {
 }
 
 #[test]
+fn who_asks_is_what_the_client_may_claim() {
+    use crate::execution::Caches;
+    use crate::types::{ClientId, Position, Time};
+
+    let claims = [(ClientId(1), Claims { uids: [7].into(), gids: [7].into() })].into();
+    let bfs = Bfs { claims, ..Bfs::default() };
+    let mut region = Region::new(100);
+    bfs.genesis(&mut region);
+    let mut caches = Caches::new();
+    let mut create = |client, cred: &Credentials, name| {
+        let mut arguments = Vec::new();
+        Request::Create { at: at(ROOT, name), how: CreateHow::Guarded(NewAttributes::mode(0o600)) }
+            .encode(&mut arguments);
+        let mut cx = Context::for_test(Time(EPOCH), ClientId(client), Position(0), &mut caches);
+        let mut reply = ReplyBuffer::new();
+        bfs.execute(&mut cx, &Bfs::operation(Procedure::Create as u32, cred, &arguments), &mut region, &mut reply);
+        let status = Answer::parse(Procedure::Create, &reply.take()[4..]).unwrap().status;
+        let mut arguments = Vec::new();
+        Request::Access { object: Some(ROOT), wanted: access::MODIFY }.encode(&mut arguments);
+        bfs.query(&cx, &Bfs::operation(Procedure::Access as u32, cred, &arguments), &region, &mut reply).unwrap();
+        let access = Answer::parse(Procedure::Access, &reply.take()[4..]).unwrap().granted;
+        (status, access == access::MODIFY)
+    };
+    // The root directory is root's, who alone may write to it.
+    assert_eq!(create(1, &Credentials::ROOT, "a"), (Err(Status::Access), false));
+    assert_eq!(create(2, &Credentials::ROOT, "b"), (Ok(()), true), "a client without claims is believed");
+}
+
+#[test]
 fn operations_say_who_asks() {
     use crate::execution::Caches;
     use crate::types::{ClientId, Position, Time};

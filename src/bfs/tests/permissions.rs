@@ -181,7 +181,7 @@ fn setgid_directories_hand_down_their_group() {
 
 #[test]
 fn squashed_root_is_nobody() {
-    let v = &mut Volume::of(Bfs { root_squash: true, uid: 5, gid: 5, mode: 0o755 }, 100);
+    let v = &mut Volume::of(Bfs { root_squash: true, uid: 5, gid: 5, ..Bfs::default() }, 100);
     let how = CreateHow::Guarded(NewAttributes::mode(0o600));
     assert_eq!(v.root(Request::Create { at: at(ROOT, "a"), how }).status(), Err(Status::Access));
     assert_eq!(v.call(&user(5), Request::Create { at: at(ROOT, "a"), how }).status(), Ok(()));

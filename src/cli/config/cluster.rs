@@ -1,5 +1,6 @@
 //! `cluster.toml`: who the cluster is. Its hash is the cluster's id.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,12 +11,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{folder_of, parse, read, within, wrong};
 use crate::auth::{AuthMode, ClusterKeys, PublicIdentity, Rights};
-use crate::bfs::Bfs;
+use crate::bfs::{Bfs, Claims};
 use crate::cli::errors::Error;
 use crate::execution::ExecutorConfig;
 use crate::limits;
 use crate::protocol;
-use crate::types::{ClusterSize, Digest, Domain, ReplicaId};
+use crate::types::{ClientId, ClusterSize, Digest, Domain, ReplicaId};
 
 /// The service that a cluster replicates.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
@@ -98,6 +99,12 @@ pub struct ListedClient {
     /// What it may do.
     #[serde(default = "read_write")]
     pub rights: Vec<Right>,
+    /// Users for whom it may act in the file system, others counting as nobody; for all, unless said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uids: Option<BTreeSet<u32>>,
+    /// Groups likewise; none, if users are named and these are not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gids: Option<BTreeSet<u32>>,
 }
 
 fn read_write() -> Vec<Right> {
@@ -111,6 +118,13 @@ impl ListedClient {
             write: self.rights.contains(&Right::Write),
             administer: self.rights.contains(&Right::Administer),
         }
+    }
+
+    /// For whom it may act in the file system; `None`: for all.
+    fn claims(&self) -> Option<(ClientId, Claims)> {
+        let (uids, gids) = (self.uids.clone()?, self.gids.clone().unwrap_or_default());
+        let public: PublicIdentity = self.identity.parse().expect("it was checked");
+        Some((public.client_id(), Claims { uids, gids }))
     }
 }
 
@@ -272,7 +286,7 @@ pub struct BfsSection {
 
 impl Default for BfsSection {
     fn default() -> BfsSection {
-        let Bfs { root_squash, uid, gid, mode } = Bfs::default();
+        let Bfs { root_squash, uid, gid, mode, .. } = Bfs::default();
         BfsSection { root_squash, uid, gid, mode: format!("{mode:04o}") }
     }
 }
@@ -285,7 +299,7 @@ impl BfsSection {
     /// The file system; `None` if the mode is none.
     fn file_system(&self) -> Option<Bfs> {
         let mode = u32::from_str_radix(&self.mode, 8).ok().filter(|mode| *mode <= 0o7777)?;
-        Some(Bfs { root_squash: self.root_squash, uid: self.uid, gid: self.gid, mode })
+        Some(Bfs { root_squash: self.root_squash, uid: self.uid, gid: self.gid, mode, ..Bfs::default() })
     }
 }
 
@@ -430,7 +444,11 @@ impl Cluster {
 
     /// The file system, if that is the service.
     pub fn bfs(&self) -> Bfs {
-        self.file.bfs.file_system().expect("it was checked")
+        let claims = match &self.file.clients {
+            Clients::Open => BTreeMap::new(),
+            Clients::Listed(list) => list.iter().filter_map(ListedClient::claims).collect(),
+        };
+        Bfs { claims, ..self.file.bfs.file_system().expect("it was checked") }
     }
 
     /// The agreement core's configuration for replica `me`.
@@ -520,12 +538,16 @@ fn clients(path: &Path, clients: &Clients) -> Result<crate::auth::Clients, Error
         Clients::Open => return Ok(crate::auth::Clients::Open),
         Clients::Listed(list) => list,
     };
-    let mut listed = std::collections::BTreeMap::new();
+    let mut listed = BTreeMap::new();
     for (i, client) in list.iter().enumerate() {
         let owner = if client.name.is_empty() { format!("client {i}") } else { client.name.clone() };
         let public = identity(path, &owner, &client.identity)?;
         if listed.insert(public.client_id(), (public, client.rights())).is_some() {
             return Err(wrong(path, format!("the identity of {owner} stands twice"), "list each client once"));
+        }
+        if client.uids.is_none() && client.gids.is_some() {
+            let seen = format!("{owner} has gids and no uids");
+            return Err(wrong(path, seen, "say for which users it may act, too, or leave both out: for all"));
         }
     }
     Ok(crate::auth::Clients::Listed(listed))
