@@ -19,10 +19,10 @@ fn counted(
     inode: &mut Inode,
     change: impl FnOnce(&mut Region, &mut Extent) -> Result<(), Status>,
 ) -> Result<(), Status> {
-    let before = region.available();
+    let before = region.balance();
     change(region, &mut inode.content)?;
-    let after = region.available();
-    inode.pages = (inode.pages + u64::from(before)) - u64::from(after);
+    let taken = region.balance() - before;
+    inode.pages = inode.pages.checked_add_signed(taken).expect("no page is given back that was not counted");
     Ok(())
 }
 

@@ -194,9 +194,9 @@ pub(super) fn free_doomed(region: &mut Region, mut budget: u32) -> bool {
             return id == InodeId::NONE;
         }
         let mut inode = load(region, id);
-        let before = region.available();
+        let before = region.balance();
         let done = inode.content.free_some(region, budget);
-        let freed = region.available() - before;
+        let freed = u32::try_from(before - region.balance()).expect("no more than the budget is freed");
         budget -= freed;
         let mut superblock = Superblock { doomed_pages: superblock.doomed_pages - u64::from(freed), ..superblock };
         inode.pages -= u64::from(freed);

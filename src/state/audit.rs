@@ -42,7 +42,7 @@ impl<'a> Audit<'a> {
     /// Faults that are told; more are not.
     pub const FAULTS_MAX: usize = 100;
 
-    /// Begins with the directory and the free pages.
+    /// Begins with the directory, the free pages, and what is kept for snapshots.
     pub fn new(region: &'a Region) -> Audit<'a> {
         let mut audit = Audit {
             region,
@@ -58,7 +58,10 @@ impl<'a> Audit<'a> {
         if audit.report.free != u64::from(said) {
             audit.fault(format!("{} pages are free, and the directory counts {said}", audit.report.free));
         }
-        audit.report.used = 1;
+        let mut faults = Vec::new();
+        let kept = audit.own("a snapshot", |region, claim| faults = region.visit_kept(claim));
+        faults.into_iter().for_each(|fault| audit.fault(fault));
+        audit.report.used = 1 + kept;
         audit
     }
 

@@ -2,9 +2,10 @@
 
 use std::marker::PhantomData;
 
-use super::alloc::Kind;
+use super::alloc::{Kind, slot};
 use super::heap::BlobId;
 use super::log::LogId;
+use super::past::Pages;
 use super::region::Region;
 
 /// A value with an encoding of fixed size, of which all zeroes is a valid one: that of a cell never written. Integers
@@ -143,8 +144,8 @@ impl<T: Fixed> Cell<T> {
 
     /// Its value; what all zeroes mean if it was never set.
     #[inline]
-    pub fn get(self, region: &Region) -> T {
-        match region.slot(self.slot, Kind::Cell) {
+    pub fn get<P: Pages>(self, region: &P) -> T {
+        match slot(region, self.slot, Kind::Cell) {
             Some(content) => T::decode(&content[..T::SIZE]),
             None => T::decode(&[0; Region::SLOT_BYTES][..T::SIZE]),
         }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::alloc::get_u32;
 use super::cell::Fixed;
 use super::page::{Full, PageId};
+use super::past::Pages;
 use super::region::Region;
 use crate::limits::PAGE;
 
@@ -55,7 +56,7 @@ fn span(height: u32) -> u64 {
     FANOUT.pow(height - 1)
 }
 
-fn link(region: &Region, node: PageId, index: u64) -> PageId {
+fn link<P: Pages>(region: &P, node: PageId, index: u64) -> PageId {
     PageId(get_u32(region.read(node), 4 * index as usize))
 }
 
@@ -100,7 +101,7 @@ impl Extent {
     }
 
     /// The page with index `page`; [`PageId::NONE`] in a hole.
-    fn page(&self, region: &Region, page: u64) -> PageId {
+    fn page<P: Pages>(&self, region: &P, page: u64) -> PageId {
         let mut node = self.root;
         let mut rest = page;
         for height in (1..=height(self.len)).rev() {
@@ -120,7 +121,7 @@ impl Extent {
     }
 
     /// The bytes from `offset` on, at most `len`, in pieces; holes as zeroes.
-    pub fn chunks(self, region: &Region, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+    pub fn chunks<P: Pages>(self, region: &P, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
         split(self.clip(offset, len)).map(move |(page, range)| match self.page(region, page) {
             PageId::NONE => &ZEROES[range],
             page => &region.read(page)[range],
@@ -128,7 +129,7 @@ impl Extent {
     }
 
     /// Reads into `into` from `offset` on; how many bytes there were.
-    pub fn read(&self, region: &Region, offset: u64, into: &mut [u8]) -> usize {
+    pub fn read<P: Pages>(&self, region: &P, offset: u64, into: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks(region, offset, into.len() as u64) {
             into[done..done + chunk.len()].copy_from_slice(chunk);
@@ -138,7 +139,7 @@ impl Extent {
     }
 
     /// The bytes from `offset` on, at most `len`; borrowed if they lie in one page.
-    pub(super) fn cow<'a>(&self, region: &'a Region, offset: u64, len: u64) -> Cow<'a, [u8]> {
+    pub(super) fn cow<'a, P: Pages>(&self, region: &'a P, offset: u64, len: u64) -> Cow<'a, [u8]> {
         let range = self.clip(offset, len);
         let mut chunks = self.chunks(region, offset, len);
         let first = chunks.next().unwrap_or(&[]);
@@ -249,7 +250,7 @@ impl Extent {
     }
 
     /// Calls `visit` for each of its pages, index pages first; it returns whether to go on below that page.
-    pub(super) fn visit(&self, region: &Region, visit: &mut dyn FnMut(PageId) -> bool) {
+    pub(super) fn visit<P: Pages>(&self, region: &P, visit: &mut dyn FnMut(PageId) -> bool) {
         if self.root != PageId::NONE {
             visit_below(region, self.root, height(self.len), visit);
         }
@@ -310,7 +311,7 @@ fn free_last(region: &mut Region, node: PageId, height: u32, budget: &mut u32) -
     true
 }
 
-fn visit_below(region: &Region, node: PageId, height: u32, visit: &mut dyn FnMut(PageId) -> bool) {
+fn visit_below<P: Pages>(region: &P, node: PageId, height: u32, visit: &mut dyn FnMut(PageId) -> bool) {
     if visit(node) && height > 0 {
         for index in 0..FANOUT {
             let below = link(region, node, index);

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::alloc::{Kind, get_u16, get_u32, get_u64};
+use super::alloc::{Kind, get_u16, get_u32, get_u64, slot};
 use super::extent::Extent;
 use super::page::{Full, PageId};
+use super::past::Pages;
 use super::region::Region;
 use crate::limits::PAGE;
 
@@ -103,17 +104,17 @@ impl Heap {
     }
 
     /// Number of blobs.
-    pub fn len(self, region: &Region) -> u64 {
-        region.slot(self.slot, Kind::Heap).map_or(0, |slot| get_u64(slot, COUNT))
+    pub fn len<P: Pages>(self, region: &P) -> u64 {
+        slot(region, self.slot, Kind::Heap).map_or(0, |slot| get_u64(slot, COUNT))
     }
 
     /// Whether there is no blob.
-    pub fn is_empty(self, region: &Region) -> bool {
+    pub fn is_empty<P: Pages>(self, region: &P) -> bool {
         self.len(region) == 0
     }
 
     /// Whether `id` is a blob's.
-    pub fn contains(self, region: &Region, id: BlobId) -> bool {
+    pub fn contains<P: Pages>(self, region: &P, id: BlobId) -> bool {
         self.find(region, id).is_some()
     }
 
@@ -135,12 +136,12 @@ impl Heap {
     }
 
     /// Length of a blob in bytes.
-    pub fn blob_len(self, region: &Region, id: BlobId) -> u64 {
+    pub fn blob_len<P: Pages>(self, region: &P, id: BlobId) -> u64 {
         self.record(region, id).len
     }
 
     /// All of a blob; borrowed if it lies in one page.
-    pub fn get(self, region: &Region, id: BlobId) -> Cow<'_, [u8]> {
+    pub fn get<P: Pages>(self, region: &P, id: BlobId) -> Cow<'_, [u8]> {
         let record = self.record(region, id);
         match record.place {
             0 => record.extent().cow(region, 0, record.len),
@@ -149,7 +150,7 @@ impl Heap {
     }
 
     /// Reads into `into` from `offset` on; how many bytes there were.
-    pub fn read(self, region: &Region, id: BlobId, offset: u64, into: &mut [u8]) -> usize {
+    pub fn read<P: Pages>(self, region: &P, id: BlobId, offset: u64, into: &mut [u8]) -> usize {
         let mut done = 0;
         for chunk in self.chunks(region, id, offset, into.len() as u64) {
             into[done..done + chunk.len()].copy_from_slice(chunk);
@@ -159,7 +160,7 @@ impl Heap {
     }
 
     /// The bytes from `offset` on, at most `len`, in pieces.
-    pub fn chunks(self, region: &Region, id: BlobId, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
+    pub fn chunks<P: Pages>(self, region: &P, id: BlobId, offset: u64, len: u64) -> impl Iterator<Item = &[u8]> {
         let record = self.record(region, id);
         let (small, large) = match record.place {
             0 => (None, Some(record.extent().chunks(region, offset, len))),
@@ -212,7 +213,7 @@ impl Heap {
     pub fn free(self, region: &mut Region, id: BlobId) {
         let record = self.record(region, id);
         self.release_content(region, &record);
-        let first = region.slot(self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, FREE));
+        let first = slot(region, self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, FREE));
         let free =
             Record { page: PageId(first), place: 0, used: false, len: 0, generation: id.generation.wrapping_add(1) };
         self.set_record(region, id.index, &free).expect("the record is there");
@@ -277,7 +278,7 @@ impl Heap {
         }
     }
 
-    fn find(self, region: &Region, id: BlobId) -> Option<Record> {
+    fn find<P: Pages>(self, region: &P, id: BlobId) -> Option<Record> {
         let table = self.table(region);
         let at = record_at(id.index);
         if at + RECORD as u64 > table.len {
@@ -295,7 +296,7 @@ impl Heap {
         (record.used && record.generation == id.generation).then_some(record)
     }
 
-    fn record(self, region: &Region, id: BlobId) -> Record {
+    fn record<P: Pages>(self, region: &P, id: BlobId) -> Record {
         self.find(region, id).unwrap_or_else(|| panic!("{id:?} is no blob of this heap"))
     }
 
@@ -316,8 +317,8 @@ impl Heap {
         Ok(())
     }
 
-    fn table(self, region: &Region) -> Extent {
-        region.slot(self.slot, Kind::Heap).map_or_else(Extent::default, |slot| Extent {
+    fn table<P: Pages>(self, region: &P) -> Extent {
+        slot(region, self.slot, Kind::Heap).map_or_else(Extent::default, |slot| Extent {
             root: PageId(get_u32(slot, TABLE_ROOT)),
             len: get_u64(slot, TABLE_LEN),
         })
@@ -325,7 +326,7 @@ impl Heap {
 
     /// Index and generation of a record that is free. To be attempted.
     fn take_record(self, region: &mut Region) -> Result<(u32, u32), Full> {
-        let first = region.slot(self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, FREE));
+        let first = slot(region, self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, FREE));
         let table = self.table(region);
         if first == 0 {
             let (pages, rest) = (table.len / PAGE as u64, table.len % PAGE as u64);
@@ -344,8 +345,8 @@ impl Heap {
         region.set_slot(self.slot, Kind::Heap, COUNT, &count.to_le_bytes());
     }
 
-    fn partial(self, region: &Region, class: usize) -> PageId {
-        PageId(region.slot(self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, PARTIAL + 4 * class)))
+    fn partial<P: Pages>(self, region: &P, class: usize) -> PageId {
+        PageId(slot(region, self.slot, Kind::Heap).map_or(0, |slot| get_u32(slot, PARTIAL + 4 * class)))
     }
 
     fn set_partial(self, region: &mut Region, class: usize, slab: PageId) {

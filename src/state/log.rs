@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::alloc::{Kind, get_u32, get_u64};
+use super::alloc::{Kind, get_u32, get_u64, slot};
 use super::extent::Extent;
 use super::page::{Full, PageId};
+use super::past::Pages;
 use super::region::Region;
 use crate::limits::PAGE;
 
@@ -54,7 +55,7 @@ impl Ends {
         Extent { root: self.root, len: self.tail }
     }
 
-    fn entry_len(&self, region: &Region, at: u64) -> u64 {
+    fn entry_len<P: Pages>(&self, region: &P, at: u64) -> u64 {
         let mut len = [0; HEADER as usize];
         self.extent().read(region, at, &mut len);
         u64::from(u32::from_le_bytes(len))
@@ -69,17 +70,17 @@ impl Log {
     }
 
     /// Number of entries.
-    pub fn len(self, region: &Region) -> u64 {
+    pub fn len<P: Pages>(self, region: &P) -> u64 {
         self.ends(region).count
     }
 
     /// Whether there is no entry.
-    pub fn is_empty(self, region: &Region) -> bool {
+    pub fn is_empty<P: Pages>(self, region: &P) -> bool {
         self.len(region) == 0
     }
 
     /// Bytes from the front to the end, with 4 for each entry: what a caller bounds.
-    pub fn bytes(self, region: &Region) -> u64 {
+    pub fn bytes<P: Pages>(self, region: &P) -> u64 {
         let ends = self.ends(region);
         ends.tail - ends.head
     }
@@ -102,7 +103,7 @@ impl Log {
     /// An entry; `None` if it was trimmed or never appended. Borrowed if it lies in one page.
     ///
     /// `id` must come from this log: anything else reads as some entry or other.
-    pub fn read(self, region: &Region, id: LogId) -> Option<Cow<'_, [u8]>> {
+    pub fn read<P: Pages>(self, region: &P, id: LogId) -> Option<Cow<'_, [u8]>> {
         let ends = self.ends(region);
         if !(ends.head..ends.tail).contains(&id.0) {
             return None;
@@ -111,25 +112,25 @@ impl Log {
     }
 
     /// The oldest entry.
-    pub fn front(self, region: &Region) -> Option<LogId> {
+    pub fn front<P: Pages>(self, region: &P) -> Option<LogId> {
         let ends = self.ends(region);
         (ends.count > 0).then_some(LogId(ends.head))
     }
 
     /// Where the next entry will stand.
-    pub fn end(self, region: &Region) -> LogId {
+    pub fn end<P: Pages>(self, region: &P) -> LogId {
         LogId(self.ends(region).tail)
     }
 
     /// The entry after `id`, which must be there.
-    pub fn next(self, region: &Region, id: LogId) -> Option<LogId> {
+    pub fn next<P: Pages>(self, region: &P, id: LogId) -> Option<LogId> {
         let ends = self.ends(region);
         let next = id.0 + HEADER + ends.entry_len(region, id.0);
         (next < ends.tail).then_some(LogId(next))
     }
 
     /// All entries, oldest first.
-    pub fn iter(self, region: &Region) -> impl Iterator<Item = (LogId, Cow<'_, [u8]>)> {
+    pub fn iter<P: Pages>(self, region: &P) -> impl Iterator<Item = (LogId, Cow<'_, [u8]>)> {
         std::iter::successors(self.front(region), move |&id| self.next(region, id))
             .map(move |id| (id, self.read(region, id).expect("it lies between front and end")))
     }
@@ -160,8 +161,8 @@ impl Log {
         }
     }
 
-    fn ends(self, region: &Region) -> Ends {
-        region.slot(self.slot, Kind::Log).map_or_else(Ends::default, |slot| Ends {
+    fn ends<P: Pages>(self, region: &P) -> Ends {
+        slot(region, self.slot, Kind::Log).map_or_else(Ends::default, |slot| Ends {
             root: PageId(get_u32(slot, ROOT)),
             head: get_u64(slot, HEAD),
             tail: get_u64(slot, TAIL),

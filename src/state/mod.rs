@@ -7,6 +7,9 @@
 //!       ── ship(budget) ──► Shipment (shared pages) ──► Digester::accept, step(budget) ──► Checkpoint { root, .. }
 //!       ◄── give_back ─────────────────────────────────  Digester::take_done
 //! ```
+//! Snapshots ([`Region::take_snapshot`]) are part of what is sealed. A service reads the region as it was then through
+//! [`Past`], with the same helpers ([`Pages`]).
+//!
 //! The roles share nothing but the reference-counted pages in a [`Shipment`]; whoever joins them decides how many pages
 //! a turn ships and hashes, so that no request waits behind a whole checkpoint.
 
@@ -22,6 +25,7 @@ mod log;
 mod map;
 mod mirror;
 mod page;
+mod past;
 mod region;
 mod snapshot;
 mod undo;
@@ -38,6 +42,7 @@ pub use log::{Log, LogId};
 pub use map::{Iter, KEY_MAX, Map, VALUE_MAX, Value};
 pub use mirror::{Keep, Mirror, View};
 pub use page::{Full, Page, PageId};
+pub use past::{Pages, Past, SnapshotId, Taken};
 pub use region::{PageMut, Region};
 pub use snapshot::Snapshot;
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::page::{Full, Page, PageId};
+use super::past::Taken;
 use super::undo::{Mark, Undo};
 use crate::limits::PAGE;
 
@@ -42,6 +43,14 @@ pub struct Region {
     zero: Arc<Page>,
     undo: Undo,
     tentative: Option<Mark>,
+    /// The newest snapshot, as the pages say.
+    pub(super) newest: Option<Taken>,
+    /// Attempts that are running, one within the other.
+    pub(super) attempts: u32,
+    /// The innermost attempt has overwritten what a snapshot needs and could not save it: it must fail.
+    pub(super) unsaved: bool,
+    /// Pages allocated and not released by who uses the region, since some time.
+    pub(super) balance: i64,
 }
 
 /// `written` of pages that are neither dirty nor waiting to be shipped.
@@ -64,6 +73,10 @@ impl Region {
             zero: Page::zeroed(),
             undo: Undo::default(),
             tentative: None,
+            newest: None,
+            attempts: 0,
+            unsaved: false,
+            balance: 0,
         };
         region.grow(1).expect("the limit is at least one page");
         region
@@ -92,6 +105,18 @@ impl Region {
         &self.pages[page.index()].0
     }
 
+    /// The content of `page`; `None` beyond the end.
+    pub(super) fn peek(&self, page: PageId) -> Option<&[u8; PAGE]> {
+        self.pages.get(page.index()).map(|page| &page.0)
+    }
+
+    /// Allocations less releases by who uses the region, what was rolled back left out. Only differences mean anything.
+    /// They tell how many pages an operation took or gave back, which [`available`](Region::available) does not while
+    /// there are snapshots: these keep what is released, and take pages of their own.
+    pub fn balance(&self) -> i64 {
+        self.balance
+    }
+
     /// The bytes `range` of `page`, to be changed. The first write after a seal copies the page if anyone else holds it.
     #[inline]
     pub fn write(&mut self, page: PageId, range: Range<usize>) -> &mut [u8] {
@@ -101,6 +126,15 @@ impl Region {
     /// `page`, to be changed in several places.
     #[inline]
     pub fn page_mut(&mut self, page: PageId) -> PageMut<'_> {
+        if self.newest.is_some() {
+            self.save(page);
+        }
+        self.raw_mut(page)
+    }
+
+    /// As [`page_mut`](Region::page_mut), for what no snapshot shows: free pages, and what belongs to snapshots.
+    #[inline]
+    pub(super) fn raw_mut(&mut self, page: PageId) -> PageMut<'_> {
         let index = page.index();
         if self.written[index] != self.epoch {
             self.own(page);
@@ -124,10 +158,17 @@ impl Region {
         Ok(PageId(first))
     }
 
-    /// Runs `change`; if it fails, everything that it changed is as before. May be nested.
-    pub fn attempt<T, E>(&mut self, change: impl FnOnce(&mut Region) -> Result<T, E>) -> Result<T, E> {
+    /// Runs `change`; if it fails, everything that it changed is as before. May be nested. It fails with [`Full`],
+    /// whatever `change` says, if there was no room for what a snapshot keeps.
+    pub fn attempt<T, E: From<Full>>(&mut self, change: impl FnOnce(&mut Region) -> Result<T, E>) -> Result<T, E> {
         let mark = self.mark();
-        let result = change(self);
+        let outer = std::mem::replace(&mut self.unsaved, false);
+        self.attempts += 1;
+        let mut result = change(self);
+        self.attempts -= 1;
+        if std::mem::replace(&mut self.unsaved, outer) && result.is_ok() {
+            result = Err(Full.into());
+        }
         match result {
             Ok(_) => self.undo.keep(mark),
             Err(_) => self.revert(mark),
@@ -214,6 +255,7 @@ impl Region {
         self.outbox.clear();
         self.lent = 0;
         self.pages = pages;
+        self.find_newest();
     }
 
     /// Makes `page` ours alone and dirty.
@@ -252,7 +294,7 @@ impl Region {
     }
 
     fn mark(&mut self) -> Mark {
-        self.undo.mark(self.pages.len(), self.dirty.len())
+        self.undo.mark(self.pages.len(), self.dirty.len(), self.balance)
     }
 
     fn revert(&mut self, mark: Mark) {
@@ -275,6 +317,8 @@ impl Region {
             let page = self.pages.pop().expect("there is one more");
             self.recycle(page);
         }
+        self.balance = mark.balance;
+        self.find_newest();
     }
 }
 

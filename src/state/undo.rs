@@ -32,6 +32,8 @@ pub(super) struct Mark {
     pub(super) pages: usize,
     /// Length of the region's list of dirty pages at the mark.
     pub(super) dirty: usize,
+    /// The region's balance of pages at the mark.
+    pub(super) balance: i64,
 }
 
 impl Undo {
@@ -51,8 +53,9 @@ impl Undo {
         self.bytes.extend_from_slice(old);
     }
 
-    pub(super) fn mark(&mut self, pages: usize, dirty: usize) -> Mark {
-        let mark = Mark { depth: self.depth, entries: self.entries.len(), outer_new_from: self.new_from, pages, dirty };
+    pub(super) fn mark(&mut self, pages: usize, dirty: usize, balance: i64) -> Mark {
+        let (entries, outer_new_from) = (self.entries.len(), self.new_from);
+        let mark = Mark { depth: self.depth, entries, outer_new_from, pages, dirty, balance };
         self.depth += 1;
         self.new_from = pages;
         mark

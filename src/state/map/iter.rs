@@ -5,12 +5,13 @@ use std::ops::Bound;
 use super::node::Node;
 use super::{Path, Value};
 use crate::state::page::PageId;
+use crate::state::past::Pages;
 use crate::state::region::Region;
 
 /// Keys with their values, in order, from both ends. It holds the region: the map cannot change meanwhile. It reads
 /// nodes as it comes to them and allocates nothing.
-pub struct Iter<'a> {
-    region: &'a Region,
+pub struct Iter<'a, P = Region> {
+    region: &'a P,
     root: PageId,
     /// The next cell from the front; behind the last one an empty path.
     front: Path,
@@ -19,8 +20,8 @@ pub struct Iter<'a> {
     done: bool,
 }
 
-impl<'a> Iter<'a> {
-    pub(super) fn new(region: &'a Region, root: Option<PageId>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'a> {
+impl<'a, P: Pages> Iter<'a, P> {
+    pub(super) fn new(region: &'a P, root: Option<PageId>, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'a, P> {
         let Some(root) = root else {
             return Iter { region, root: PageId::NONE, front: Path::new(), back: Path::new(), done: true };
         };
@@ -129,7 +130,7 @@ impl<'a> Iter<'a> {
         }
     }
 
-    fn entry(&self, path: &Path) -> (&'a [u8], Value<'a>) {
+    fn entry(&self, path: &Path) -> (&'a [u8], Value<'a, P>) {
         let (leaf, index) = path.last();
         let node = Node(self.region.read(leaf));
         (node.key(index), Value::at(self.region, node, index))
@@ -144,8 +145,8 @@ fn same(a: &Path, b: &Path) -> bool {
     }
 }
 
-impl<'a> Iterator for Iter<'a> {
-    type Item = (&'a [u8], Value<'a>);
+impl<'a, P: Pages> Iterator for Iter<'a, P> {
+    type Item = (&'a [u8], Value<'a, P>);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.done || same(&self.front, &self.back) {
@@ -161,7 +162,7 @@ impl<'a> Iterator for Iter<'a> {
     }
 }
 
-impl DoubleEndedIterator for Iter<'_> {
+impl<P: Pages> DoubleEndedIterator for Iter<'_, P> {
     fn next_back(&mut self) -> Option<Self::Item> {
         if self.done || same(&self.front, &self.back) {
             return None;
@@ -171,7 +172,7 @@ impl DoubleEndedIterator for Iter<'_> {
     }
 }
 
-impl std::fmt::Debug for Iter<'_> {
+impl<P> std::fmt::Debug for Iter<'_, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Iter under {}", self.root)
     }

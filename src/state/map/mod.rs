@@ -9,10 +9,11 @@ use std::borrow::Cow;
 use std::ops::Bound;
 
 use self::node::{Builder, INNER, LEAF, NewCell, Node, Place};
-use super::alloc::{Kind, get_u32, get_u64};
+use super::alloc::{Kind, get_u32, get_u64, slot};
 use super::cell::Fixed;
 use super::extent::Extent;
 use super::page::{Full, PageId};
+use super::past::Pages;
 use super::region::Region;
 
 pub use self::iter::Iter;
@@ -55,9 +56,8 @@ pub struct Map {
 }
 
 /// The value of a key, not yet read.
-#[derive(Clone, Copy)]
-pub struct Value<'a> {
-    region: &'a Region,
+pub struct Value<'a, P = Region> {
+    region: &'a P,
     found: Found<'a>,
 }
 
@@ -67,9 +67,17 @@ enum Found<'a> {
     Spilled(Extent),
 }
 
-impl<'a> Value<'a> {
+impl<P> Clone for Value<'_, P> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P> Copy for Value<'_, P> {}
+
+impl<'a, P: Pages> Value<'a, P> {
     #[inline]
-    fn at(region: &'a Region, node: Node<'a>, index: usize) -> Value<'a> {
+    fn at(region: &'a P, node: Node<'a>, index: usize) -> Value<'a, P> {
         let found = match node.place(index) {
             Place::Inline { at, len } => Found::Inline(&node.0[at..at + len]),
             Place::Spilled { extent, .. } => Found::Spilled(extent),
@@ -123,7 +131,7 @@ impl<'a> Value<'a> {
     }
 }
 
-impl std::fmt::Debug for Value<'_> {
+impl<P: Pages> std::fmt::Debug for Value<'_, P> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Value of {} bytes", self.len())
     }
@@ -166,23 +174,23 @@ impl Map {
     }
 
     /// Number of keys.
-    pub fn len(self, region: &Region) -> u64 {
-        region.slot(self.slot, Kind::Map).map_or(0, |slot| get_u64(slot, COUNT))
+    pub fn len<P: Pages>(self, region: &P) -> u64 {
+        slot(region, self.slot, Kind::Map).map_or(0, |slot| get_u64(slot, COUNT))
     }
 
     /// Whether there is no key.
-    pub fn is_empty(self, region: &Region) -> bool {
+    pub fn is_empty<P: Pages>(self, region: &P) -> bool {
         self.len(region) == 0
     }
 
     /// The value of `key`; borrowed unless it is long (then [`value`](Map::value) reads parts of it).
-    pub fn get<'a>(self, region: &'a Region, key: &[u8]) -> Option<Cow<'a, [u8]>> {
+    pub fn get<'a, P: Pages>(self, region: &'a P, key: &[u8]) -> Option<Cow<'a, [u8]>> {
         self.value(region, key).map(|value| value.bytes())
     }
 
     /// The value of `key`, to be read in parts.
     #[inline]
-    pub fn value<'a>(self, region: &'a Region, key: &[u8]) -> Option<Value<'a>> {
+    pub fn value<'a, P: Pages>(self, region: &'a P, key: &[u8]) -> Option<Value<'a, P>> {
         let leaf = Node(region.read(self.leaf(region, key)?));
         let index = leaf.search(key).ok()?;
         Some(Value::at(region, leaf, index))
@@ -193,7 +201,7 @@ impl Map {
     /// # Panics
     /// If the value has another size.
     #[inline]
-    pub fn load<T: Fixed>(self, region: &Region, key: &[u8]) -> Option<T> {
+    pub fn load<T: Fixed, P: Pages>(self, region: &P, key: &[u8]) -> Option<T> {
         self.value(region, key).map(|value| value.decode())
     }
 
@@ -207,7 +215,7 @@ impl Map {
     }
 
     /// Whether `key` is there.
-    pub fn contains(self, region: &Region, key: &[u8]) -> bool {
+    pub fn contains<P: Pages>(self, region: &P, key: &[u8]) -> bool {
         self.value(region, key).is_some()
     }
 
@@ -332,17 +340,17 @@ impl Map {
     }
 
     /// All keys with their values, in order; from both ends.
-    pub fn iter(self, region: &Region) -> Iter<'_> {
+    pub fn iter<P: Pages>(self, region: &P) -> Iter<'_, P> {
         self.range(region, Bound::Unbounded, Bound::Unbounded)
     }
 
     /// The keys within two bounds with their values, in order; from both ends.
-    pub fn range<'a>(self, region: &'a Region, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'a> {
+    pub fn range<'a, P: Pages>(self, region: &'a P, from: Bound<&[u8]>, to: Bound<&[u8]>) -> Iter<'a, P> {
         Iter::new(region, self.root(region), from, to)
     }
 
     /// The keys that begin with `prefix` with their values, in order; from both ends.
-    pub fn prefix<'a>(self, region: &'a Region, prefix: &[u8]) -> Iter<'a> {
+    pub fn prefix<'a, P: Pages>(self, region: &'a P, prefix: &[u8]) -> Iter<'a, P> {
         // The first key above all that begin with the prefix: its last byte below 0xff, one up.
         let mut above = prefix.to_vec();
         while above.pop_if(|&mut last| last == 0xff).is_some() {}
@@ -357,14 +365,14 @@ impl Map {
 
     /// Calls `visit` for each page of the tree and of the long values in it, nodes first; it returns whether the page may
     /// be looked into.
-    pub(super) fn visit(self, region: &Region, visit: &mut dyn FnMut(PageId) -> bool) {
+    pub(super) fn visit<P: Pages>(self, region: &P, visit: &mut dyn FnMut(PageId) -> bool) {
         if let Some(root) = self.root(region) {
             visit_below(region, root, visit);
         }
     }
 
-    fn root(self, region: &Region) -> Option<PageId> {
-        let slot = region.slot(self.slot, Kind::Map)?;
+    fn root<P: Pages>(self, region: &P) -> Option<PageId> {
+        let slot = slot(region, self.slot, Kind::Map)?;
         let root = PageId(get_u32(slot, ROOT));
         (root != PageId::NONE).then_some(root)
     }
@@ -380,7 +388,7 @@ impl Map {
 
     /// The leaf under which `key` belongs.
     #[inline]
-    fn leaf(self, region: &Region, key: &[u8]) -> Option<PageId> {
+    fn leaf<P: Pages>(self, region: &P, key: &[u8]) -> Option<PageId> {
         let mut page = self.root(region)?;
         loop {
             let node = Node(region.read(page));
@@ -392,7 +400,7 @@ impl Map {
     }
 
     /// The way to `key`, or to where it would stand, and whether it is there. Empty without a root.
-    fn descend(self, region: &Region, key: &[u8]) -> (Path, bool) {
+    fn descend<P: Pages>(self, region: &P, key: &[u8]) -> (Path, bool) {
         let mut path = Path::new();
         let Some(mut page) = self.root(region) else { return (path, false) };
         loop {
@@ -527,7 +535,7 @@ fn merge(region: &mut Region, parent: PageId, index: usize) -> bool {
     true
 }
 
-fn visit_below(region: &Region, page: PageId, visit: &mut dyn FnMut(PageId) -> bool) {
+fn visit_below<P: Pages>(region: &P, page: PageId, visit: &mut dyn FnMut(PageId) -> bool) {
     if !visit(page) {
         return;
     }
