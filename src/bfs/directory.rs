@@ -15,7 +15,7 @@ use super::inode::{Inode, InodeId, Kind};
 use super::request::Given;
 use super::status::Status;
 use super::table;
-use crate::state::{Map, Region};
+use crate::state::{Map, Pages, Region};
 
 pub(super) const NAMES: Map = Map::at(1);
 pub(super) const COOKIES: Map = Map::at(2);
@@ -47,13 +47,18 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
 }
 
 /// The directory of a handle.
-pub(super) fn find(region: &Region, given: Given) -> Result<(InodeId, Inode), Status> {
+pub(super) fn find<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
     let (id, inode) = table::find(region, given)?;
     if inode.kind == Kind::Directory { Ok((id, inode)) } else { Err(Status::NotDir) }
 }
 
 /// The directory of a handle, in which the caller may look for names.
-pub(super) fn open(region: &Region, given: Given, cred: &Credentials, wanted: u32) -> Result<(InodeId, Inode), Status> {
+pub(super) fn open<P: Pages>(
+    region: &P,
+    given: Given,
+    cred: &Credentials,
+    wanted: u32,
+) -> Result<(InodeId, Inode), Status> {
     let (id, inode) = find(region, given)?;
     cred.check(&inode, wanted | EXECUTE)?;
     Ok((id, inode))
@@ -71,7 +76,7 @@ fn cookie_key(directory: InodeId, cookie: u64) -> [u8; 12] {
 }
 
 /// The entry of a name, of other names than `.` and `..`.
-pub(super) fn lookup(region: &Region, directory: InodeId, name: &[u8]) -> Option<Entry> {
+pub(super) fn lookup<P: Pages>(region: &P, directory: InodeId, name: &[u8]) -> Option<Entry> {
     let (cookie, inode) = NAMES.load(region, &name_key(directory, name))?;
     Some(Entry { cookie, inode: InodeId(inode) })
 }
@@ -107,8 +112,8 @@ pub(super) fn leave(region: &mut Region, directory: InodeId, inode: &mut Inode, 
 }
 
 /// The entries after `cookie`, `.` and `..` not among them: cookie, inode and name, by cookie.
-pub(super) fn list(
-    region: &Region,
+pub(super) fn list<P: Pages>(
+    region: &P,
     directory: InodeId,
     cookie: u64,
 ) -> impl Iterator<Item = (u64, InodeId, Vec<u8>)> + '_ {

@@ -9,7 +9,7 @@ use super::request::Given;
 use super::status::Status;
 use super::table;
 use super::xdr::{Sink, padding};
-use crate::state::Region;
+use crate::state::Pages;
 
 /// What one call asks for.
 #[derive(Clone, Copy, Debug)]
@@ -31,7 +31,7 @@ const ENTRY: u64 = 4 + 8 + 4 + 8;
 const PLUS: u64 = 4 + 84 + 4 + 4 + 16;
 
 /// Finds the directory, and checks what was given.
-pub(super) fn open(region: &Region, cred: &Credentials, listing: &Listing) -> Result<(InodeId, Inode), Status> {
+pub(super) fn open<P: Pages>(region: &P, cred: &Credentials, listing: &Listing) -> Result<(InodeId, Inode), Status> {
     let (id, inode) = directory::find(region, listing.directory)?;
     cred.check(&inode, READ)?;
     if listing.cookie != 0 && listing.verifier != table::handle(id, &inode).cookie_verifier() {
@@ -45,7 +45,7 @@ pub(super) fn open(region: &Region, cred: &Credentials, listing: &Listing) -> Re
 }
 
 /// Writes verifier, entries and eof.
-pub(super) fn encode(region: &Region, (id, inode): (InodeId, &Inode), listing: &Listing, sink: &mut impl Sink) {
+pub(super) fn encode<P: Pages>(region: &P, (id, inode): (InodeId, &Inode), listing: &Listing, sink: &mut impl Sink) {
     sink.put(&table::handle(id, inode).cookie_verifier());
     let plus = listing.names.is_some();
     let mut room = Room::of(listing);
@@ -70,8 +70,8 @@ pub(super) fn encode(region: &Region, (id, inode): (InodeId, &Inode), listing: &
 }
 
 /// All entries after `cookie`, `.` and `..` first.
-fn entries<'a>(
-    region: &'a Region,
+fn entries<'a, P: Pages>(
+    region: &'a P,
     id: InodeId,
     inode: &Inode,
     cookie: u64,

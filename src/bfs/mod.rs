@@ -14,7 +14,8 @@
 //! | `fsck` | whether all of it fits together |
 //!
 //! A call that is refused has changed nothing. Everything that is answered is stable: WRITE is FILE_SYNC, COMMIT trivial.
-//! Reading does not touch the time of access, so reading is not ordered.
+//! Reading does not touch the time of access, so reading is not ordered. The procedures that read do so in a snapshot of
+//! the region too ([`Bfs::look`]); no name leads there yet.
 //!
 //! As in every NFSv3, users are who the client's machine says they are: AUTH_SYS proves nothing. The replicas check
 //! permissions for those users, so a liar among the replicas gains nothing, a liar among the clients' machines does.
@@ -58,7 +59,7 @@ pub use status::Status;
 
 use self::xdr::{Garbage, Reader, Sink};
 use crate::execution::{Context, Inspection, NotReadOnly, ReplyBuffer, Service};
-use crate::state::Region;
+use crate::state::{Pages, Region};
 use crate::types::ClientId;
 
 /// How a call went before the procedure had a say: accept_stat of RFC 5531, section 9. The first four bytes of a result.
@@ -158,13 +159,14 @@ impl Bfs {
         }
     }
 
-    /// As [`apply`](Bfs::apply), for procedures that change nothing.
-    pub fn look(
+    /// As [`apply`](Bfs::apply), for procedures that change nothing: in the file system as it is, or as it was at a
+    /// [snapshot](Region::take_snapshot) of the region. Free space is that of now.
+    pub fn look<P: Pages>(
         &self,
         procedure: Procedure,
         arguments: &[u8],
         cred: &Credentials,
-        region: &Region,
+        region: &P,
         reply: &mut ReplyBuffer,
     ) -> Result<Accepted, NotReadOnly> {
         if !procedure.is_read_only() {

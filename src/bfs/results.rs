@@ -15,7 +15,7 @@ use super::table::{self, FREED_PER_CALL, SUPERBLOCK};
 use super::xdr::{Sink, padding};
 use crate::execution::ReplyBuffer;
 use crate::limits::PAGE;
-use crate::state::Region;
+use crate::state::{Pages, Region};
 
 /// The write verifier: it says that the server did not lose what it had answered, which 2f + 1 replicas together do not.
 const WRITE_VERIFIER: [u8; 8] = *b"castra-1";
@@ -30,17 +30,17 @@ const PROPERTIES: u32 = 0x01 | 0x02 | 0x08 | 0x10;
 const INODES_PER_PAGE: u64 = (PAGE / super::inode::INODE) as u64;
 
 /// post_op_attr of what a handle leads to.
-fn put_after(reply: &mut ReplyBuffer, region: &Region, object: Given) {
+fn put_after<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given) {
     let found = table::find(region, object).ok();
     reply.put_optional(found, |reply, (id, inode)| Attributes::of(id, &inode).encode(reply));
 }
 
-fn before(region: &Region, object: Given) -> Option<Before> {
+fn before<P: Pages>(region: &P, object: Given) -> Option<Before> {
     table::find(region, object).ok().map(|(_, inode)| Before::of(&inode))
 }
 
 /// wcc_data of what a handle leads to.
-fn put_change(reply: &mut ReplyBuffer, region: &Region, object: Given, before: Option<Before>) {
+fn put_change<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given, before: Option<Before>) {
     reply.put_optional(before, |reply, before| before.encode(reply));
     put_after(reply, region, object);
 }
@@ -73,7 +73,12 @@ fn change<T>(
 }
 
 /// Answers a call that changes nothing; `None`, and nothing is written, for others.
-pub(super) fn look(region: &Region, cred: &Credentials, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
+pub(super) fn look<P: Pages>(
+    region: &P,
+    cred: &Credentials,
+    request: &Request<'_>,
+    reply: &mut ReplyBuffer,
+) -> Option<()> {
     match *request {
         Request::Null => {}
         Request::GetAttr { object } => {
@@ -131,7 +136,7 @@ pub(super) fn look(region: &Region, cred: &Credentials, request: &Request<'_>, r
             put_after(reply, region, object);
             match request {
                 _ if found.is_err() => {}
-                Request::FsStat { .. } => put_space(reply, region),
+                Request::FsStat { .. } => put_space(reply, region.now()),
                 Request::FsInfo { .. } => put_sizes(reply),
                 _ => put_limits(reply),
             }
@@ -233,7 +238,7 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
 }
 
 /// LOOKUP.
-fn lookup(region: &Region, cred: &Credentials, at: Place<'_>) -> Result<(InodeId, Inode), Status> {
+fn lookup<P: Pages>(region: &P, cred: &Credentials, at: Place<'_>) -> Result<(InodeId, Inode), Status> {
     let (id, inode) = directory::open(region, at.directory, cred, EXECUTE)?;
     directory::check_name(at.name)?;
     let found = match at.name {
@@ -245,7 +250,7 @@ fn lookup(region: &Region, cred: &Credentials, at: Place<'_>) -> Result<(InodeId
 }
 
 /// The target of a symbolic link.
-fn put_target(reply: &mut ReplyBuffer, region: &Region, inode: &Inode) {
+fn put_target<P: Pages>(reply: &mut ReplyBuffer, region: &P, inode: &Inode) {
     if inode.content.is_empty() {
         reply.put_opaque(inode.target.as_slice());
         return;
@@ -264,7 +269,7 @@ fn regular(inode: &Inode) -> Result<(), Status> {
 }
 
 /// READ: whoever may execute a file may read it too, or its program would not be loaded.
-fn open_to_read(region: &Region, cred: &Credentials, file: Given) -> Result<Inode, Status> {
+fn open_to_read<P: Pages>(region: &P, cred: &Credentials, file: Given) -> Result<Inode, Status> {
     let (_, inode) = table::find(region, file)?;
     regular(&inode)?;
     cred.check_content(&inode, READ).or_else(|status| cred.check(&inode, EXECUTE).map_err(|_| status))?;
@@ -272,7 +277,7 @@ fn open_to_read(region: &Region, cred: &Credentials, file: Given) -> Result<Inod
 }
 
 /// count, eof, data.
-fn put_data(reply: &mut ReplyBuffer, region: &Region, inode: &Inode, offset: u64, count: u32) {
+fn put_data<P: Pages>(reply: &mut ReplyBuffer, region: &P, inode: &Inode, offset: u64, count: u32) {
     let len = inode.content.len();
     let count = u64::from(count.min(TRANSFER_MAX)).min(len.saturating_sub(offset));
     reply.put_u32(count as u32);
@@ -344,7 +349,7 @@ fn removed(
 }
 
 /// READDIR and READDIRPLUS.
-fn list(region: &Region, cred: &Credentials, listing: &Listing, reply: &mut ReplyBuffer) {
+fn list<P: Pages>(region: &P, cred: &Credentials, listing: &Listing, reply: &mut ReplyBuffer) {
     let found = listing::open(region, cred, listing);
     put_status(reply, &found);
     put_after(reply, region, listing.directory);

@@ -5,7 +5,7 @@ use super::attributes::Handle;
 use super::inode::{INODE, Inode, InodeId, Kind, Stamp};
 use super::request::Given;
 use super::status::Status;
-use crate::state::{Cell, Extent, Fixed, Region};
+use crate::state::{Cell, Extent, Fixed, Pages, Region};
 
 /// What the state begins with.
 pub(super) const SUPERBLOCK: Cell<Superblock> = Cell::at(0);
@@ -54,12 +54,12 @@ fn offset(id: InodeId) -> u64 {
 }
 
 /// Inodes that the table has, that of 0 and unused ones included.
-pub(super) fn len(region: &Region) -> u32 {
+pub(super) fn len<P: Pages>(region: &P) -> u32 {
     (SUPERBLOCK.get(region).table.len() / INODE as u64) as u32
 }
 
 /// An inode; a free one beyond the table.
-pub(super) fn load(region: &Region, id: InodeId) -> Inode {
+pub(super) fn load<P: Pages>(region: &P, id: InodeId) -> Inode {
     let mut bytes = [0; INODE];
     SUPERBLOCK.get(region).table.read(region, offset(id), &mut bytes);
     Inode::from_bytes(&bytes)
@@ -73,7 +73,7 @@ pub(super) fn store(region: &mut Region, id: InodeId, inode: &Inode) {
 }
 
 /// The inode of a handle.
-pub(super) fn find(region: &Region, given: Given) -> Result<(InodeId, Inode), Status> {
+pub(super) fn find<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
     let Handle { inode: id, generation } = given.ok_or(Status::BadHandle)?;
     if id == InodeId::NONE || id.0 >= len(region) {
         return Err(Status::BadHandle);

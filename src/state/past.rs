@@ -49,6 +49,9 @@ mod sealed {
 pub trait Pages: sealed::Sealed {
     /// The content of `page`.
     fn read(&self, page: PageId) -> &[u8; PAGE];
+
+    /// The region as it is now.
+    fn now(&self) -> &Region;
 }
 
 impl sealed::Sealed for Region {}
@@ -57,6 +60,10 @@ impl Pages for Region {
     #[inline]
     fn read(&self, page: PageId) -> &[u8; PAGE] {
         Region::read(self, page)
+    }
+
+    fn now(&self) -> &Region {
+        self
     }
 }
 
@@ -128,6 +135,10 @@ impl Pages for Past<'_> {
             Some(saved) => self.region.peek(PageId(saved)).unwrap_or(&ZEROES),
             None => self.region.peek(page).unwrap_or(&ZEROES),
         }
+    }
+
+    fn now(&self) -> &Region {
+        self.region
     }
 }
 

@@ -6,6 +6,7 @@ mod model;
 mod namespace;
 mod permissions;
 mod random;
+mod snapshots;
 
 use super::*;
 use crate::state::{Fixed, PageId, State};
