@@ -55,18 +55,19 @@ fn change<T>(
     time: u64,
     act: impl Fn(&mut Region, Stamp) -> Result<T, Status>,
 ) -> Result<T, Status> {
-    let attempt = |region: &mut Region| {
+    let attempt = |region: &mut Region, freed: u32| {
         region.attempt(|region| {
-            table::free_doomed(region, FREED_PER_CALL);
+            table::free_doomed(region, freed);
             let now = table::tick(region, time);
             act(region, now)
         })
     };
-    match attempt(region) {
-        // What was given up counts as free: it is freed before anyone is told that there is no room.
+    match attempt(region, FREED_PER_CALL) {
+        // What was given up counts as free: it is freed before anyone is told that there is no room. Where a snapshot
+        // keeps it, freeing may itself find no room: then it waits, and the call does without.
         Err(Status::NoSpc) if SUPERBLOCK.get(region).doomed_pages > 0 => {
-            table::free_doomed(region, u32::MAX);
-            attempt(region)
+            let _: Result<bool, Status> = region.attempt(|region| Ok(table::free_doomed(region, u32::MAX)));
+            attempt(region, 0)
         }
         result => result,
     }

@@ -83,3 +83,25 @@ fn a_full_file_system_says_so_before_it_loses_a_snapshot() {
     v.write(file, 0, &[3; 60_000]).unwrap();
     v.check();
 }
+
+#[test]
+fn a_long_file_that_is_given_up_while_all_is_full_spoils_nothing() {
+    let mut v = Volume::new(2_400);
+    let file = v.create(Handle::ROOT, "file");
+    let chunk = vec![1; 1 << 16];
+    (0..130).for_each(|n| v.write(file, n << 16, &chunk).unwrap());
+    let before = seen(&v.bfs, &v.state.service, &[Handle::ROOT, file], &["file"]);
+    let id = v.state.service.take_snapshot().unwrap();
+    v.remove(Handle::ROOT, "file").unwrap();
+    while v.state.service.available() > 0 {
+        v.state.service.allocate().unwrap();
+    }
+    // Needs no room itself, and is not held up by what cannot be freed.
+    v.create(Handle::ROOT, "new");
+    for round in 0..5 {
+        let new = v.lookup(Handle::ROOT, "new").unwrap();
+        assert_eq!(v.write(new, round << 16, &chunk), Err(Status::NoSpc));
+    }
+    let past = v.state.service.at(id).expect("what would have spoiled it was refused");
+    assert!(seen(&v.bfs, &past, &[Handle::ROOT, file], &["file"]) == before);
+}
