@@ -112,6 +112,7 @@ pub fn make_at(
         signatures: args.signatures,
         datagram_bytes: Some(DATAGRAM),
         checkpoint_interval: args.checkpoint_interval,
+        owner: owner(args.service),
         replicas: &entries,
         clients: clients.as_deref(),
     });
@@ -210,6 +211,8 @@ struct ClusterText<'a> {
     signatures: bool,
     datagram_bytes: Option<usize>,
     checkpoint_interval: Option<u64>,
+    /// User and group whom the root directory of a file system belongs to; else root.
+    owner: Option<(u32, u32)>,
     replicas: &'a [ReplicaEntry],
     clients: Option<&'a [ListedClient]>,
 }
@@ -246,6 +249,9 @@ fn cluster_text(of: &ClusterText<'_>) -> String {
         let window = interval.saturating_mul(4);
         let _ = writeln!(text, "checkpoint_interval = {interval}\nlog_window = {window}");
     }
+    if let Some((uid, gid)) = of.owner {
+        let _ = writeln!(text, "\n[bfs]\nuid = {uid}\ngid = {gid}");
+    }
     for replica in of.replicas {
         let _ = writeln!(text, "\n[[replicas]]\nid = {}\naddress = \"{}\"", replica.id, replica.address);
         let _ = writeln!(text, "identity = {}", quoted(&replica.identity));
@@ -261,6 +267,12 @@ fn cluster_text(of: &ClusterText<'_>) -> String {
         }
     }
     text
+}
+
+/// Who a new laboratory's file system belongs to: whoever makes it, who could not write there otherwise.
+fn owner(service: ServiceName) -> Option<(u32, u32)> {
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    (service == ServiceName::Bfs && !uid.is_root()).then(|| (uid.as_raw(), gid.as_raw()))
 }
 
 fn replica_text(id: usize, status: Option<SocketAddr>) -> String {
@@ -439,6 +451,7 @@ pub fn assemble(args: &Assemble) -> Result<(), Error> {
         signatures: args.signatures,
         datagram_bytes: None,
         checkpoint_interval: None,
+        owner: None,
         replicas: &entries,
         clients: Some(&clients),
     });

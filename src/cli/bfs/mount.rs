@@ -30,7 +30,7 @@ use crate::runtime::{Stop, StopOnSignals, random_bytes};
 use crate::transport::Wake;
 
 /// What `--help` ends with.
-pub const EXAMPLE: &str = "Example:\n  castra bfs mount --cluster lab /mnt\nIt needs root, or fusermount. Ctrl-C, SIGTERM or umount \
+pub const EXAMPLE: &str = "Example:\n  castra bfs mount --cluster lab /mnt\nIt needs root, or fusermount3. Ctrl-C, SIGTERM or umount \
     ends it. Programs on this machine see their own changes at once; those made elsewhere, after --cache-seconds at most.";
 
 /// Threads that wait for the replicas.
@@ -68,18 +68,11 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let ttl = Duration::from_secs_f64(args.cache_seconds);
     let fuse = Fuse { volume, ttl, tag, opened: Mutex::new(Opened::default()) };
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::FSName("castra".to_owned()),
-        MountOption::Subtype("bfs".to_owned()),
-        MountOption::DefaultPermissions,
-        MountOption::Dev,
-        MountOption::Suid,
-    ];
-    config.acl = SessionACL::All;
+    let user = Mounter::of_this_process();
+    (config.mount_options, config.acl) = user.options();
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let mut session =
-        Session::new(fuse, &args.mountpoint, &config).map_err(Error::system(format!("mount on {path}")))?;
+    let mut session = Session::new(fuse, &args.mountpoint, &config).map_err(|error| user.refused(&path, error))?;
     let stop = Stop::new();
     let unmounter = Mutex::new(session.unmount_callable());
     stop.wakes(Arc::new(Unmount { unmounter, mountpoint: args.mountpoint.clone() }));
@@ -91,6 +84,60 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let served = session.run().map_err(Error::system(format!("serve {path}")));
     drop(signals);
     served
+}
+
+/// Who mounts: what others than root may is for fusermount3 to say, which refuses a mount whole that asks for more.
+#[derive(Clone, Copy)]
+enum Mounter {
+    Root,
+    User {
+        /// The machine lets users share their mounts.
+        shares: bool,
+    },
+}
+
+impl Mounter {
+    fn of_this_process() -> Mounter {
+        if rustix::process::geteuid().is_root() {
+            return Mounter::Root;
+        }
+        Mounter::User { shares: std::fs::read_to_string(FUSE_CONF).is_ok_and(|text| lets_share(&text)) }
+    }
+
+    fn options(self) -> (Vec<MountOption>, SessionACL) {
+        let mut options = vec![
+            MountOption::FSName("castra".to_owned()),
+            MountOption::Subtype("bfs".to_owned()),
+            MountOption::DefaultPermissions,
+        ];
+        match self {
+            Mounter::Root => {
+                options.extend([MountOption::Dev, MountOption::Suid]);
+                (options, SessionACL::All)
+            }
+            Mounter::User { shares: true } => (options, SessionACL::All),
+            Mounter::User { shares: false } => (options, SessionACL::Owner),
+        }
+    }
+
+    /// Why there is no mount, and what an ordinary user needs for one.
+    fn refused(self, path: &std::path::Display<'_>, error: std::io::Error) -> Error {
+        let what = match self {
+            Mounter::Root => format!("mount on {path}"),
+            Mounter::User { .. } => {
+                format!("mount on {path} without root, which takes fusermount3 and leave to open /dev/fuse")
+            }
+        };
+        Error::system(what)(error)
+    }
+}
+
+/// Where a machine says what users may.
+const FUSE_CONF: &str = "/etc/fuse.conf";
+
+/// Whether a fuse.conf lets users' mounts be seen by other users.
+fn lets_share(conf: &str) -> bool {
+    conf.lines().any(|line| line.trim() == "user_allow_other")
 }
 
 /// Ends a mount.
@@ -653,5 +700,29 @@ fn listing(directory: INodeNo, cookie: u64) -> Request<'static> {
         verifier: directory.cookie_verifier(),
         names: LISTING,
         count: LISTING,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_asks_for_no_more_than_fusermount_grants() {
+        let asks = |mounter: Mounter, option| mounter.options().0.contains(&option);
+        for shares in [false, true] {
+            let user = Mounter::User { shares };
+            assert!(!asks(user, MountOption::Dev) && !asks(user, MountOption::Suid));
+            assert!(asks(user, MountOption::DefaultPermissions), "the kernel checks for whoever is let in");
+            assert_eq!(user.options().1 == SessionACL::All, shares);
+        }
+        assert!(asks(Mounter::Root, MountOption::Dev) && asks(Mounter::Root, MountOption::Suid));
+        assert!(Mounter::Root.options().1 == SessionACL::All);
+    }
+
+    #[test]
+    fn fuse_conf_is_read_without_its_comments() {
+        assert!(lets_share("# mount_max = 1000\n user_allow_other \n"));
+        assert!(!lets_share("#user_allow_other\nmount_max = 7\n"));
     }
 }
