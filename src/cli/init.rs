@@ -495,3 +495,32 @@ fn compare<'a>(out: &Path, parts: impl Iterator<Item = (ReplicaEntry, &'a Path, 
         short(&cluster)
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_root_directory_belongs_to_whoever_makes_the_laboratory() {
+        let mut text = ClusterText {
+            name: "lab",
+            f: 1,
+            service: ServiceName::Bfs,
+            lab: true,
+            signatures: false,
+            datagram_bytes: None,
+            checkpoint_interval: Some(16),
+            owner: Some((1_001, 100)),
+            replicas: &[],
+            clients: None,
+        };
+        let written: toml::Table = toml::from_str(&cluster_text(&text)).unwrap();
+        let section = written["bfs"].as_table().unwrap();
+        let ids = ["uid", "gid"].map(|key| section[key].as_integer());
+        assert_eq!((ids, section.len()), ([Some(1_001), Some(100)], 2));
+        text.owner = None;
+        let written: toml::Table = toml::from_str(&cluster_text(&text)).unwrap();
+        assert!(!written.contains_key("bfs"), "root's is the default");
+        assert_eq!(owner(ServiceName::Null), None);
+    }
+}
