@@ -451,6 +451,48 @@ fn needs_fuse_a_mount_that_is_in_use_leaves_its_folder_and_ends_with_its_last_us
 
 #[test]
 #[ignore = "needs root and /dev/fuse: ci/check test"]
+fn needs_fuse_a_folder_keeps_snapshots() {
+    use std::fs;
+    use std::os::unix::fs::MetadataExt as _;
+
+    let mount = Mount::start(&["--unreplicated", "--size", "64"]);
+    let at = |name: &str| mount.path.join(name);
+    fs::create_dir_all(at("folder/below")).unwrap();
+    fs::write(at("folder/below/file"), b"before").unwrap();
+    fs::create_dir(at(".snapshot/monday")).unwrap();
+    fs::write(at("folder/below/file"), b"after").unwrap();
+    fs::write(at("folder/new"), b"").unwrap();
+    let was = at(".snapshot/monday/folder/below/file");
+    assert_eq!(fs::read(&was).unwrap(), b"before");
+    assert_eq!(fs::read(at("folder/below/file")).unwrap(), b"after");
+    let number = |path: &std::path::Path| fs::metadata(path).unwrap().ino();
+    assert_ne!(number(&was), number(&at("folder/below/file")));
+    assert_ne!(number(&at(".snapshot/monday")), number(&mount.path));
+    let names = |path: &str| -> Vec<_> {
+        fs::read_dir(at(path)).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    };
+    assert_eq!((names(""), names(".snapshot")), (vec!["folder".to_owned()], vec!["monday".to_owned()]));
+    assert_eq!(names(".snapshot/monday/folder"), ["below"]);
+    // Every change is refused: EROFS.
+    let refused = |result: std::io::Result<()>| assert_eq!(result.unwrap_err().raw_os_error(), Some(30));
+    refused(fs::write(&was, b"changed"));
+    refused(fs::remove_file(&was));
+    refused(fs::write(at(".snapshot/monday/new"), b""));
+    refused(fs::rename(&was, at("file")));
+    refused(fs::hard_link(&was, at("file")));
+    refused(fs::write(at(".snapshot/file"), b""));
+    assert_eq!(fs::remove_dir(at(".snapshot")).unwrap_err().raw_os_error(), Some(1), "EPERM");
+    assert_eq!(fs::create_dir(at(".snapshot/monday")).unwrap_err().raw_os_error(), Some(17), "EEXIST");
+    let open = fs::File::open(&was).unwrap();
+    fs::remove_dir(at(".snapshot/monday")).unwrap();
+    assert!(!at(".snapshot/monday").exists());
+    assert_eq!(names(".snapshot"), [""; 0]);
+    drop(open);
+    assert!(mount.end());
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse: ci/check test"]
 fn needs_fuse_the_demo_shows_programs_that_notice_nothing() {
     let output = Command::new(env!("CARGO_BIN_EXE_castra")).args(["bfs", "demo", "--json"]).output().unwrap();
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();

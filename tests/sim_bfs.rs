@@ -5,14 +5,18 @@ mod sim_harness;
 
 use castra::bfs::{Bfs, CreateHow, Credentials, Given, Handle, InodeId, NewAttributes, Place, Request};
 use castra::sim::{Ask, Config, Faults, Keys, Rng, Simulation};
+use castra::state::SnapshotId;
 use sim_harness::sweep;
 
-/// The root directory, or what is likely to be a file: inodes are given out from 2 on.
+/// The root directory, what is likely to be a file, or to have been one: inodes are given out from 2 on, snapshots from 1.
 fn handle(rng: &mut Rng) -> Given {
-    if rng.chance(400) {
-        return Some(Handle::ROOT);
-    }
-    Some(Handle { inode: InodeId(rng.between(2, 9) as u32), generation: rng.below(3) })
+    let inode = InodeId(rng.between(1, 9) as u32);
+    Some(match rng.below(100) {
+        0..40 => Handle::ROOT,
+        40..45 => Handle::Snapshots,
+        45..52 => Handle::Then { snapshot: SnapshotId(rng.between(1, 4)), inode },
+        _ => Handle::Now { inode, generation: rng.below(3) },
+    })
 }
 
 fn place(rng: &mut Rng) -> Place<'static> {

@@ -2,53 +2,104 @@
 
 use super::inode::{Inode, InodeId, Kind, Stamp};
 use super::xdr::{Garbage, Reader, Sink};
+use crate::state::SnapshotId;
 
 /// The longest handle of the protocol.
 const HANDLE_MAX: usize = 64;
 
-/// What the handles of this file system begin with.
+/// What handles of files begin with.
 const MAGIC: [u8; 4] = *b"bfs1";
 
-/// Bytes of a handle: magic, inode u32, generation u64.
+/// What handles that lead into the past begin with.
+const MAGIC_PAST: [u8; 4] = *b"bfs2";
+
+/// Bytes of a handle: magic, inode u32, generation u64; for the past: magic, inode u32, snapshot u64, both 0 for the
+/// directory of snapshots.
 const HANDLE: usize = 16;
+
+/// The most that a snapshot's number may be: it stands in file numbers beside the inode's, under a bit that says so.
+pub(super) const SNAPSHOT_MAX: u64 = (1 << 31) - 1;
+
+/// The bit of a file's number that says that it is one of the past.
+const PAST: u64 = 1 << 63;
 
 /// A handle of a file: it outlives the gateway, and any replica.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Handle {
-    /// The inode.
-    pub inode: InodeId,
-    /// Which of the files that ever had this inode.
-    pub generation: u64,
+pub enum Handle {
+    /// A file as it is.
+    Now {
+        /// The inode.
+        inode: InodeId,
+        /// Which of the files that ever had this inode.
+        generation: u64,
+    },
+    /// The directory of snapshots.
+    Snapshots,
+    /// A file as it was. In a snapshot, an inode is of one file for ever.
+    Then {
+        /// The snapshot.
+        snapshot: SnapshotId,
+        /// The inode.
+        inode: InodeId,
+    },
 }
 
 impl Handle {
     /// The root directory's, which is always there.
-    pub const ROOT: Handle = Handle { inode: InodeId::ROOT, generation: 0 };
+    pub const ROOT: Handle = Handle::Now { inode: InodeId::ROOT, generation: 0 };
 
     /// cookieverf3 of the directory: its cookies are good as long as it is there.
     pub fn cookie_verifier(self) -> [u8; 8] {
-        self.generation.to_be_bytes()
+        match self {
+            Handle::Now { generation, .. } => generation,
+            Handle::Snapshots | Handle::Then { .. } => PAST,
+        }
+        .to_be_bytes()
+    }
+
+    /// The number that programs know the file by: another for each file of now, and for each of each snapshot.
+    pub fn fileid(self) -> u64 {
+        match self {
+            Handle::Now { inode, .. } => inode.0.into(),
+            Handle::Snapshots => PAST,
+            Handle::Then { snapshot, inode } => PAST | snapshot.0 << 32 | u64::from(inode.0),
+        }
+    }
+
+    /// The handle of the past with this [`fileid`](Handle::fileid); `None` if it is one of now.
+    pub fn of_past(fileid: u64) -> Option<Handle> {
+        if fileid & PAST == 0 {
+            return None;
+        }
+        let (snapshot, inode) = (SnapshotId((fileid & !PAST) >> 32), InodeId(fileid as u32));
+        Some(if fileid == PAST { Handle::Snapshots } else { Handle::Then { snapshot, inode } })
     }
 
     /// As it travels, without its length.
     pub fn to_bytes(self) -> [u8; HANDLE] {
+        let (magic, inode, number) = match self {
+            Handle::Now { inode, generation } => (MAGIC, inode, generation),
+            Handle::Snapshots => (MAGIC_PAST, InodeId::NONE, 0),
+            Handle::Then { snapshot, inode } => (MAGIC_PAST, inode, snapshot.0),
+        };
         let mut bytes = [0; HANDLE];
-        bytes[..4].copy_from_slice(&MAGIC);
-        bytes[4..8].copy_from_slice(&self.inode.0.to_be_bytes());
-        bytes[8..].copy_from_slice(&self.generation.to_be_bytes());
+        bytes[..4].copy_from_slice(&magic);
+        bytes[4..8].copy_from_slice(&inode.0.to_be_bytes());
+        bytes[8..].copy_from_slice(&number.to_be_bytes());
         bytes
     }
 
     /// What [`to_bytes`](Handle::to_bytes) made; `None` for the handle of another server.
     pub fn from_bytes(bytes: &[u8]) -> Option<Handle> {
-        let mut reader = Reader::new(bytes);
-        let handle = (|| {
-            let magic = reader.fixed::<4>()?;
-            let handle = Handle { inode: InodeId(reader.u32()?), generation: reader.u64()? };
-            reader.finish()?;
-            if magic == MAGIC { Ok(handle) } else { Err(Garbage) }
-        })();
-        handle.ok()
+        let (magic, rest) = bytes.split_first_chunk()?;
+        let (inode, rest) = rest.split_first_chunk()?;
+        let (inode, number) = (InodeId(u32::from_be_bytes(*inode)), u64::from_be_bytes(rest.try_into().ok()?));
+        match (*magic, inode, number) {
+            (MAGIC, ..) => Some(Handle::Now { inode, generation: number }),
+            (MAGIC_PAST, InodeId::NONE, 0) => Some(Handle::Snapshots),
+            (MAGIC_PAST, _, 1..=SNAPSHOT_MAX) => Some(Handle::Then { snapshot: SnapshotId(number), inode }),
+            _ => None,
+        }
     }
 
     /// Writes an nfs_fh3.
@@ -94,7 +145,7 @@ pub struct Attributes {
     pub device: (u32, u32),
     /// The file system's number: always 0.
     pub fsid: u64,
-    /// The file's number in it: its inode.
+    /// The file's number in it.
     pub fileid: u64,
     /// Last access.
     pub accessed: Stamp,
@@ -105,8 +156,8 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Of an inode that is a file's.
-    pub fn of(id: InodeId, inode: &Inode) -> Attributes {
+    /// Of the inode of a file that has this handle.
+    pub fn of(handle: Handle, inode: &Inode) -> Attributes {
         Attributes {
             kind: inode.kind,
             mode: inode.mode,
@@ -117,7 +168,7 @@ impl Attributes {
             used: inode.used(),
             device: inode.device,
             fsid: 0,
-            fileid: id.0.into(),
+            fileid: handle.fileid(),
             accessed: inode.accessed,
             modified: inode.modified,
             changed: inode.changed,
@@ -277,8 +328,16 @@ mod tests {
 
     #[test]
     fn handles_of_others_are_told_apart() {
-        let handle = Handle { inode: InodeId(7), generation: 1 << 40 };
-        assert_eq!(Handle::from_bytes(&handle.to_bytes()), Some(handle));
+        let handle = Handle::Now { inode: InodeId(7), generation: 1 << 40 };
+        let then = |snapshot| Handle::Then { snapshot: SnapshotId(snapshot), inode: InodeId(u32::MAX) };
+        for handle in [handle, Handle::Snapshots, then(1), then(SNAPSHOT_MAX)] {
+            assert_eq!(Handle::from_bytes(&handle.to_bytes()), Some(handle));
+            let past = (handle != Handle::Now { inode: InodeId(7), generation: 1 << 40 }).then_some(handle);
+            assert_eq!(Handle::of_past(handle.fileid()), past);
+        }
+        for snapshot in [0, SNAPSHOT_MAX + 1] {
+            assert_eq!(Handle::from_bytes(&then(snapshot).to_bytes()), None);
+        }
         let mut other = handle.to_bytes();
         other[0] ^= 1;
         assert_eq!(Handle::from_bytes(&other), None);
@@ -302,7 +361,7 @@ mod tests {
         new.encode(&mut bytes);
         assert_eq!(NewAttributes::decode(&mut Reader::new(&bytes)), Ok(new));
         let inode = Inode { kind: Kind::Fifo, links: 1, uid: 5, ..Inode::default() };
-        let attributes = Attributes::of(InodeId(3), &inode);
+        let attributes = Attributes::of(Handle::Now { inode: InodeId(3), generation: 0 }, &inode);
         let mut bytes = Vec::new();
         attributes.encode(&mut bytes);
         assert_eq!(bytes.len(), 84);

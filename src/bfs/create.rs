@@ -24,6 +24,7 @@ fn open(region: &Region, cred: &Credentials, at: Place<'_>) -> Result<(InodeId, 
     let existing = match at.name {
         b"." => Some(id),
         b".." => Some(inode.parent),
+        name if directory::is_snapshots(id, name) => Some(InodeId::SNAPSHOTS),
         name => directory::lookup(region, id, name).map(|entry| entry.inode),
     };
     Ok((id, inode, existing))
@@ -60,6 +61,9 @@ pub(super) fn create(region: &mut Region, cred: &Credentials, now: Stamp, at: Pl
         CreateHow::Unchecked(new) | CreateHow::Guarded(new) => (new, None),
         CreateHow::Exclusive(verifier) => (NewAttributes::default(), Some(verifier)),
     };
+    if existing == Some(InodeId::SNAPSHOTS) {
+        return Err(if matches!(how, CreateHow::Unchecked(_)) { Status::IsDir } else { Status::Exist });
+    }
     if let Some(existing) = existing {
         let inode = table::load(region, existing);
         return match how {
@@ -74,7 +78,7 @@ pub(super) fn create(region: &mut Region, cred: &Credentials, now: Stamp, at: Pl
                 // Of an existing file the size alone is set: what O_CREAT with O_TRUNC means.
                 if new.size.is_some() {
                     let size = NewAttributes { size: new.size, ..NewAttributes::default() };
-                    let handle = table::handle(existing, &inode);
+                    let handle = table::handle(region, existing, &inode);
                     stat::set_attributes(region, cred, now, Some(handle), &size, None)?;
                 }
                 Ok((existing, table::load(region, existing)))

@@ -23,6 +23,9 @@ pub(super) const COOKIES: Map = Map::at(2);
 /// The longest name.
 pub const NAME_MAX: usize = 255;
 
+/// The directory of snapshots, in the root directory.
+pub const SNAPSHOTS_NAME: &[u8] = b".snapshot";
+
 /// The cookies of `.` and `..` are 1 and 2.
 pub(super) const FIRST_COOKIE: u64 = 3;
 
@@ -46,22 +49,25 @@ pub(super) fn check_name(name: &[u8]) -> Result<(), Status> {
     }
 }
 
-/// The directory of a handle.
-pub(super) fn find<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
-    let (id, inode) = table::find(region, given)?;
+fn only_directory((id, inode): (InodeId, Inode)) -> Result<(InodeId, Inode), Status> {
     if inode.kind == Kind::Directory { Ok((id, inode)) } else { Err(Status::NotDir) }
 }
 
-/// The directory of a handle, in which the caller may look for names.
-pub(super) fn open<P: Pages>(
-    region: &P,
-    given: Given,
-    cred: &Credentials,
-    wanted: u32,
-) -> Result<(InodeId, Inode), Status> {
-    let (id, inode) = find(region, given)?;
+/// The directory of a handle, to be read.
+pub(super) fn view<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
+    table::view(region, given).and_then(only_directory)
+}
+
+/// The directory of a handle, to be changed: the caller may look for names in it, and what else is `wanted`.
+pub(super) fn open(region: &Region, given: Given, cred: &Credentials, wanted: u32) -> Result<(InodeId, Inode), Status> {
+    let (id, inode) = table::find(region, given).and_then(only_directory)?;
     cred.check(&inode, wanted | EXECUTE)?;
     Ok((id, inode))
+}
+
+/// Whether this is the name of the directory of snapshots. It is not listed, and cannot be changed.
+pub(super) fn is_snapshots(directory: InodeId, name: &[u8]) -> bool {
+    directory == InodeId::ROOT && name == SNAPSHOTS_NAME
 }
 
 fn name_key(directory: InodeId, name: &[u8]) -> Vec<u8> {

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::directory::{self, COOKIES, FIRST_COOKIE, NAMES};
 use super::inode::{INODE, Inode, InodeId, Kind};
+use super::snapshots::{CHANGED, SNAPSHOTS};
 use super::table::{self, SUPERBLOCK, VERSION};
 use crate::execution::Inspection;
-use crate::state::{Audit, Region};
+use crate::state::{Audit, Pages, Region};
 
 /// What the check found.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -17,6 +18,8 @@ pub struct Fsck {
     pub files: u64,
     /// Bytes of all regular files together, holes included.
     pub bytes: u128,
+    /// Snapshots, those that cannot be read any more included.
+    pub snapshots: u64,
     /// Pages in use.
     pub pages_used: u64,
     /// Pages on the list of free ones.
@@ -32,6 +35,7 @@ impl From<Fsck> for Inspection {
             ("files", found.files),
             // Files with holes may have more together than this can say.
             ("bytes", u64::try_from(found.bytes).unwrap_or(u64::MAX)),
+            ("snapshots", found.snapshots),
             ("pages used", found.pages_used),
             ("pages free", found.pages_free),
         ];
@@ -41,11 +45,24 @@ impl From<Fsck> for Inspection {
 
 /// Checks everything: that every page belongs to one thing or is free, that names lead to files and files have as many
 /// names as they count, that directories form a tree and both their maps agree, that the lists of unused inodes hold
-/// exactly those, and every count. Of maps that are no trees it says so, and nothing else. It takes memory and time by pages
-/// and files. It does not change anything, and does not panic whatever the pages of inodes hold.
+/// exactly those, and every count; and the same of the file system as it was at each snapshot. Of maps that are no trees
+/// it says so, and nothing else. It takes memory and time by pages and files. It does not change anything, and does not
+/// panic whatever the pages of inodes hold.
 pub fn fsck(region: &Region) -> Fsck {
+    let mut report = check(region, Audit::new(region));
+    for taken in region.snapshots() {
+        report.snapshots += 1;
+        let Some(past) = region.at(taken.id) else { continue };
+        let then = check(&past, Audit::past(&past)).faults;
+        let room = Audit::FAULTS_MAX.saturating_sub(report.faults.len());
+        report.faults.extend(then.into_iter().take(room).map(|fault| format!("in snapshot {}: {fault}", taken.id.0)));
+    }
+    report
+}
+
+fn check<'a, P: Pages>(region: &'a P, audit: Audit<'a, P>) -> Fsck {
     let superblock = SUPERBLOCK.get(region);
-    let mut check = Check { region, audit: Audit::new(region), inodes: BTreeMap::new(), report: Fsck::default() };
+    let mut check = Check { region, audit, inodes: BTreeMap::new(), report: Fsck::default() };
     if superblock.version != VERSION {
         check.audit.fault(format!("the superblock has version {}; this is {VERSION}", superblock.version));
         check.report.faults = check.audit.finish().faults;
@@ -61,26 +78,28 @@ pub fn fsck(region: &Region) -> Fsck {
     check.links(&names);
     check.tree();
     check.lists();
+    check.snapshots();
     let Check { audit, mut report, .. } = check;
     let audit = audit.finish();
     (report.pages_used, report.pages_free, report.faults) = (audit.used, audit.free, audit.faults);
     report
 }
 
-struct Check<'a> {
-    region: &'a Region,
-    audit: Audit<'a>,
+struct Check<'a, P> {
+    region: &'a P,
+    audit: Audit<'a, P>,
     /// Those that are not free.
     inodes: BTreeMap<InodeId, Inode>,
     report: Fsck,
 }
 
-impl Check<'_> {
-    /// Whether the pages of both maps are theirs alone, so that they are trees.
+impl<P: Pages> Check<'_, P> {
+    /// Whether the pages of all maps are theirs alone, so that they are trees.
     fn maps(&mut self) -> bool {
         let before = self.audit.faults().len();
         self.audit.map("the map of names", NAMES);
         self.audit.map("the map of cookies", COOKIES);
+        self.audit.map("the map of snapshots", SNAPSHOTS);
         self.audit.faults().len() == before
     }
 
@@ -255,6 +274,15 @@ impl Check<'_> {
             };
             if listed != of_kind {
                 self.audit.fault(format!("{of_kind} inodes are {name}, and their list has {listed}"));
+            }
+        }
+    }
+
+    /// Names of snapshots are names, with what belongs to one. Their snapshots may be gone.
+    fn snapshots(&mut self) {
+        for (name, value) in SNAPSHOTS.iter(self.region) {
+            if value.len() != 16 || (name != CHANGED && directory::check_name(&name).is_err()) {
+                self.audit.fault(format!("{:?} is no name of a snapshot", String::from_utf8_lossy(&name)));
             }
         }
     }

@@ -68,6 +68,8 @@ impl InodeId {
     pub const NONE: InodeId = InodeId(0);
     /// The root directory.
     pub const ROOT: InodeId = InodeId(1);
+    /// Stands for the directory of snapshots, which has no inode. No file ever has this one.
+    pub(super) const SNAPSHOTS: InodeId = InodeId(u32::MAX);
 }
 
 /// A point in time.

@@ -1,15 +1,16 @@
 //! READDIR and READDIRPLUS (RFC 1813, sections 3.3.16 and 3.3.17).
 
-use super::attributes::Attributes;
+use super::attributes::{Attributes, Handle};
 use super::content::TRANSFER_MAX;
 use super::credentials::{Credentials, READ};
 use super::directory;
 use super::inode::{Inode, InodeId};
 use super::request::Given;
+use super::snapshots;
 use super::status::Status;
 use super::table;
 use super::xdr::{Sink, padding};
-use crate::state::Pages;
+use crate::state::{Pages, SnapshotId};
 
 /// What one call asks for.
 #[derive(Clone, Copy, Debug)]
@@ -30,55 +31,96 @@ const ENTRY: u64 = 4 + 8 + 4 + 8;
 /// post_op_attr and post_op_fh3 with everything in them.
 const PLUS: u64 = 4 + 84 + 4 + 4 + 16;
 
-/// Finds the directory, and checks what was given.
-pub(super) fn open<P: Pages>(region: &P, cred: &Credentials, listing: &Listing) -> Result<(InodeId, Inode), Status> {
-    let (id, inode) = directory::find(region, listing.directory)?;
+/// READDIR and READDIRPLUS, but for their status: the directory, with whose attributes the results begin, and what
+/// follows those.
+pub(super) fn list<P: Pages>(region: &P, cred: &Credentials, listing: &Listing) -> Result<Vec<u8>, Status> {
+    let (id, inode) = directory::view(region, listing.directory)?;
     cred.check(&inode, READ)?;
-    if listing.cookie != 0 && listing.verifier != table::handle(id, &inode).cookie_verifier() {
+    let verifier = table::handle(region, id, &inode).cookie_verifier();
+    if listing.cookie != 0 && listing.verifier != verifier {
         return Err(Status::BadCookie);
     }
-    let first = entries(region, id, &inode, listing.cookie).next();
-    if first.is_some_and(|(_, _, name)| !Room::of(listing).takes(name.len(), listing.names.is_some())) {
-        return Err(Status::TooSmall);
+    let mut sink = Vec::new();
+    sink.put(&verifier);
+    // A snapshot's root is a root of its own, so nothing in it leads out of it.
+    let dots = [(1, id, b".".to_vec()), (2, inode.parent, b"..".to_vec())].into_iter();
+    let dots =
+        dots.filter(|&(cookie, ..)| cookie > listing.cookie).map(|(cookie, id, name)| (cookie, Entry::Inode(id), name));
+    if id == InodeId::SNAPSHOTS {
+        let snapshots = snapshots::list(region.now()).into_iter();
+        let snapshots = snapshots.map(|kept| (kept.cookie(), Entry::Snapshot(kept.id), kept.name));
+        encode(region, listing, dots.chain(snapshots.filter(|&(cookie, ..)| cookie > listing.cookie)), &mut sink)?;
+    } else {
+        let names =
+            directory::list(region, id, listing.cookie).map(|(cookie, id, name)| (cookie, Entry::Inode(id), name));
+        encode(region, listing, dots.chain(names), &mut sink)?;
     }
-    Ok((id, inode))
+    Ok(sink)
 }
 
-/// Writes verifier, entries and eof.
-pub(super) fn encode<P: Pages>(region: &P, (id, inode): (InodeId, &Inode), listing: &Listing, sink: &mut impl Sink) {
-    sink.put(&table::handle(id, inode).cookie_verifier());
+/// What a name leads to.
+#[derive(Clone, Copy)]
+enum Entry {
+    Inode(InodeId),
+    Snapshot(SnapshotId),
+}
+
+impl Entry {
+    fn describe<P: Pages>(self, region: &P) -> (Handle, Attributes) {
+        match self {
+            Entry::Inode(InodeId::SNAPSHOTS) => {
+                (Handle::Snapshots, Attributes::of(Handle::Snapshots, &snapshots::directory(region.now())))
+            }
+            Entry::Inode(id) => {
+                let found = table::load(region, id);
+                let handle = table::handle(region, id, &found);
+                (handle, Attributes::of(handle, &found))
+            }
+            Entry::Snapshot(id) => snapshots::root(region.now(), id),
+        }
+    }
+
+    fn fileid<P: Pages>(self, region: &P) -> u64 {
+        match self {
+            // The generation is not in it.
+            Entry::Inode(id) => table::handle(region, id, &Inode::default()).fileid(),
+            Entry::Snapshot(snapshot) => Handle::Then { snapshot, inode: InodeId::ROOT }.fileid(),
+        }
+    }
+}
+
+/// Writes entries and eof. [`Status::TooSmall`] if there is no room for even one.
+fn encode<P: Pages>(
+    region: &P,
+    listing: &Listing,
+    entries: impl Iterator<Item = (u64, Entry, Vec<u8>)>,
+    sink: &mut Vec<u8>,
+) -> Result<(), Status> {
     let plus = listing.names.is_some();
     let mut room = Room::of(listing);
-    let mut eof = true;
-    for (cookie, entry, name) in entries(region, id, inode, listing.cookie) {
+    let (mut any, mut eof) = (false, true);
+    for (cookie, entry, name) in entries {
         if !room.takes(name.len(), plus) {
+            if !any {
+                return Err(Status::TooSmall);
+            }
             eof = false;
             break;
         }
+        any = true;
         sink.put_bool(true);
-        sink.put_u64(entry.0.into());
+        sink.put_u64(entry.fileid(region));
         sink.put_opaque(&name);
         sink.put_u64(cookie);
         if plus {
-            let found = table::load(region, entry);
-            sink.put_optional(Some(&found), |sink, found| Attributes::of(entry, found).encode(sink));
-            sink.put_optional(Some(table::handle(entry, &found)), |sink, handle| handle.encode(sink));
+            let (handle, attributes) = entry.describe(region);
+            sink.put_optional(Some(attributes), |sink, attributes| attributes.encode(sink));
+            sink.put_optional(Some(handle), |sink, handle| handle.encode(sink));
         }
     }
     sink.put_bool(false);
     sink.put_bool(eof);
-}
-
-/// All entries after `cookie`, `.` and `..` first.
-fn entries<'a, P: Pages>(
-    region: &'a P,
-    id: InodeId,
-    inode: &Inode,
-    cookie: u64,
-) -> impl Iterator<Item = (u64, InodeId, Vec<u8>)> + 'a {
-    let dots = [(1, id, b".".to_vec()), (2, inode.parent, b"..".to_vec())];
-    let dots = dots.into_iter().filter(move |&(number, ..)| number > cookie);
-    dots.chain(directory::list(region, id, cookie))
+    Ok(())
 }
 
 /// What is left of the bounds of an answer.

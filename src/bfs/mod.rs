@@ -9,13 +9,14 @@
 //! | `attributes`, `inode`, `credentials` | handles, attributes, inodes; who may do what |
 //! | `table`, `directory`, `content` | how they lie in pages |
 //! | `stat`, `create`, `names`, `listing`, `results` | the procedures |
+//! | `snapshots` | the directory of snapshots |
 //! | `answer` | results, read again: for clients |
 //! | `rpc` | calls and replies of ONC RPC, and the MOUNT protocol: for gateways |
 //! | `fsck` | whether all of it fits together |
 //!
 //! A call that is refused has changed nothing. Everything that is answered is stable: WRITE is FILE_SYNC, COMMIT trivial.
-//! Reading does not touch the time of access, so reading is not ordered. The procedures that read do so in a snapshot of
-//! the region too ([`Bfs::look`]); no name leads there yet.
+//! Reading does not touch the time of access, so reading is not ordered. Handles below [`SNAPSHOTS_NAME`] lead into
+//! snapshots of the region; the procedures that read do so there too, the others refuse.
 //!
 //! As in every NFSv3, users are who the client's machine says they are: AUTH_SYS proves nothing. The replicas check
 //! permissions for those users, so a liar among the replicas gains nothing, a liar among the clients' machines does.
@@ -35,6 +36,7 @@ mod procedure;
 mod request;
 mod results;
 pub mod rpc;
+mod snapshots;
 mod stat;
 mod status;
 mod table;
@@ -49,7 +51,7 @@ pub use attributes::{Attributes, Before, Handle, NewAttributes, SetTime};
 pub use content::{FILE_MAX, TRANSFER_MAX};
 pub use create::TARGET_MAX;
 pub use credentials::{Claims, Credentials, GROUPS_MAX, NOBODY};
-pub use directory::{LINKS_MAX, NAME_MAX};
+pub use directory::{LINKS_MAX, NAME_MAX, SNAPSHOTS_NAME};
 pub use fsck::{Fsck, fsck};
 pub use inode::{Inode, InodeId, Kind, Stamp};
 pub use procedure::Procedure;
@@ -59,7 +61,7 @@ pub use status::Status;
 
 use self::xdr::{Garbage, Reader, Sink};
 use crate::execution::{Context, Inspection, NotReadOnly, ReplyBuffer, Service};
-use crate::state::{Pages, Region};
+use crate::state::Region;
 use crate::types::ClientId;
 
 /// How a call went before the procedure had a say: accept_stat of RFC 5531, section 9. The first four bytes of a result.
@@ -159,14 +161,13 @@ impl Bfs {
         }
     }
 
-    /// As [`apply`](Bfs::apply), for procedures that change nothing: in the file system as it is, or as it was at a
-    /// [snapshot](Region::take_snapshot) of the region. Free space is that of now.
-    pub fn look<P: Pages>(
+    /// As [`apply`](Bfs::apply), for procedures that change nothing.
+    pub fn look(
         &self,
         procedure: Procedure,
         arguments: &[u8],
         cred: &Credentials,
-        region: &P,
+        region: &Region,
         reply: &mut ReplyBuffer,
     ) -> Result<Accepted, NotReadOnly> {
         if !procedure.is_read_only() {

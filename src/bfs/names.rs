@@ -42,6 +42,7 @@ pub(super) fn remove(
     match at.name {
         b"." => return Err(Status::Inval),
         b".." => return Err(if directories { Status::NotEmpty } else { Status::Inval }),
+        name if directory::is_snapshots(id, name) => return Err(Status::Perm),
         _ => {}
     }
     let (entry, inode) = entry(region, id, at.name)?;
@@ -76,6 +77,9 @@ pub(super) fn rename(
     directory::check_name(to.name)?;
     if is_dot(from.name) || is_dot(to.name) {
         return Err(Status::Inval);
+    }
+    if directory::is_snapshots(old_id, from.name) || directory::is_snapshots(new_id, to.name) {
+        return Err(Status::Perm);
     }
     let (source, mut inode) = entry(region, old_id, from.name)?;
     let replaced = directory::lookup(region, new_id, to.name).map(|found| (found, table::load(region, found.inode)));
@@ -157,7 +161,8 @@ pub(super) fn link(
     let (file, mut inode) = table::find(region, file)?;
     let (id, mut parent) = directory::open(region, at.directory, cred, 0)?;
     directory::check_name(at.name)?;
-    if is_dot(at.name) || directory::lookup(region, id, at.name).is_some() {
+    let reserved = is_dot(at.name) || directory::is_snapshots(id, at.name);
+    if reserved || directory::lookup(region, id, at.name).is_some() {
         return Err(Status::Exist);
     }
     cred.check(&parent, WRITE)?;

@@ -229,6 +229,34 @@ impl<'a> Request<'a> {
         }
     }
 
+    /// What a procedure that changes nothing reads.
+    pub(super) fn subject(&self) -> Given {
+        match *self {
+            Request::GetAttr { object: handle }
+            | Request::Lookup { at: Place { directory: handle, .. } }
+            | Request::Access { object: handle, .. }
+            | Request::ReadLink { link: handle }
+            | Request::Read { file: handle, .. }
+            | Request::ReadDir { directory: handle, .. }
+            | Request::ReadDirPlus { directory: handle, .. }
+            | Request::FsStat { root: handle }
+            | Request::FsInfo { root: handle }
+            | Request::PathConf { object: handle }
+            | Request::Commit { file: handle, .. } => handle,
+            Request::Null
+            | Request::SetAttr { .. }
+            | Request::Write { .. }
+            | Request::Create { .. }
+            | Request::MkDir { .. }
+            | Request::Symlink { .. }
+            | Request::MkNod { .. }
+            | Request::Remove { .. }
+            | Request::RmDir { .. }
+            | Request::Rename { .. }
+            | Request::Link { .. } => None,
+        }
+    }
+
     /// Writes the arguments, as [`decode`](Request::decode) reads them.
     pub fn encode(&self, sink: &mut impl Sink) {
         match *self {

@@ -1,6 +1,6 @@
 //! The procedures with their results as bytes (RFC 1813, section 3.3): each calls what decides, and writes what came of it.
 
-use super::attributes::{Attributes, Before};
+use super::attributes::{Attributes, Before, Handle};
 use super::content::{self, FILE_MAX, TRANSFER_MAX};
 use super::create::{self, TARGET_MAX};
 use super::credentials::{Credentials, EXECUTE, READ, WRITE};
@@ -9,7 +9,8 @@ use super::inode::{Inode, InodeId, Kind, Stamp};
 use super::listing::{self, Listing};
 use super::names;
 use super::request::{Given, Place, Request};
-use super::stat;
+use super::snapshots;
+use super::stat::{self, access};
 use super::status::Status;
 use super::table::{self, FREED_PER_CALL, SUPERBLOCK};
 use super::xdr::{Sink, padding};
@@ -31,12 +32,12 @@ const INODES_PER_PAGE: u64 = (PAGE / super::inode::INODE) as u64;
 
 /// post_op_attr of what a handle leads to.
 fn put_after<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given) {
-    let found = table::find(region, object).ok();
-    reply.put_optional(found, |reply, (id, inode)| Attributes::of(id, &inode).encode(reply));
+    let found = table::view(region, object).ok();
+    reply.put_optional(found, |reply, (id, inode)| table::attributes(region, id, &inode).encode(reply));
 }
 
 fn before<P: Pages>(region: &P, object: Given) -> Option<Before> {
-    table::find(region, object).ok().map(|(_, inode)| Before::of(&inode))
+    table::view(region, object).ok().map(|(_, inode)| Before::of(&inode))
 }
 
 /// wcc_data of what a handle leads to.
@@ -73,41 +74,49 @@ fn change<T>(
     }
 }
 
-/// Answers a call that changes nothing; `None`, and nothing is written, for others.
-pub(super) fn look<P: Pages>(
-    region: &P,
-    cred: &Credentials,
-    request: &Request<'_>,
-    reply: &mut ReplyBuffer,
-) -> Option<()> {
+/// Answers a call that changes nothing, in the file system as it is or, by its handle, as it was; `None`, and nothing is
+/// written, for others.
+pub(super) fn look(region: &Region, cred: &Credentials, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
+    let past = match request.subject() {
+        Some(Handle::Then { snapshot, .. }) => region.at(snapshot),
+        Some(Handle::Now { .. } | Handle::Snapshots) | None => None,
+    };
+    match past {
+        Some(past) => look_in(&past, cred, request, reply),
+        None => look_in(region, cred, request, reply),
+    }
+}
+
+fn look_in<P: Pages>(region: &P, cred: &Credentials, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
     match *request {
         Request::Null => {}
         Request::GetAttr { object } => {
-            let found = table::find(region, object);
+            let found = table::view(region, object);
             put_status(reply, &found);
             if let Ok((id, inode)) = found {
-                Attributes::of(id, &inode).encode(reply);
+                table::attributes(region, id, &inode).encode(reply);
             }
         }
         Request::Lookup { at } => {
             let found = lookup(region, cred, at);
             put_status(reply, &found);
-            if let Ok((id, inode)) = found {
-                table::handle(id, &inode).encode(reply);
-                reply.put_optional(Some(inode), |reply, inode| Attributes::of(id, &inode).encode(reply));
+            if let Ok((handle, attributes)) = found {
+                handle.encode(reply);
+                reply.put_optional(Some(attributes), |reply, attributes| attributes.encode(reply));
             }
             put_after(reply, region, at.directory);
         }
         Request::Access { object, wanted } => {
-            let found = table::find(region, object);
+            let found = table::view(region, object);
             put_status(reply, &found);
             put_after(reply, region, object);
             if let Ok((_, inode)) = found {
-                reply.put_u32(stat::granted(&inode, cred, wanted));
+                let possible = if region.snapshot().is_some() { access::OF_WHAT_IS_PAST } else { u32::MAX };
+                reply.put_u32(stat::granted(&inode, cred, wanted & possible));
             }
         }
         Request::ReadLink { link } => {
-            let found = table::find(region, link).and_then(|(_, inode)| match inode.kind {
+            let found = table::view(region, link).and_then(|(_, inode)| match inode.kind {
                 Kind::Symlink => Ok(inode),
                 _ => Err(Status::Inval),
             });
@@ -132,7 +141,7 @@ pub(super) fn look<P: Pages>(
             list(region, cred, &Listing { directory, cookie, verifier, names: Some(names), count }, reply);
         }
         Request::FsStat { root: object } | Request::FsInfo { root: object } | Request::PathConf { object } => {
-            let found = table::find(region, object);
+            let found = table::view(region, object);
             put_status(reply, &found);
             put_after(reply, region, object);
             match request {
@@ -143,7 +152,7 @@ pub(super) fn look<P: Pages>(
             }
         }
         Request::Commit { file, offset, count } => {
-            let found = table::find(region, file).and_then(|(_, inode)| match inode.kind {
+            let found = table::view(region, file).and_then(|(_, inode)| match inode.kind {
                 Kind::Regular if offset.checked_add(count.into()).is_some() => Ok(()),
                 Kind::Directory => Err(Status::IsDir),
                 _ => Err(Status::Inval),
@@ -195,6 +204,9 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
         Request::Create { at, ref how } => {
             made(region, time, at, reply, |region, now| create::create(region, cred, now, at, how));
         }
+        Request::MkDir { at, .. } if at.directory == Some(Handle::Snapshots) => {
+            answer_made(region, time, at, reply, |region, _| snapshots::take(region, cred, at.name));
+        }
         Request::MkDir { at, ref new } => made(region, time, at, reply, |region, now| {
             create::make_node(region, cred, now, at, Kind::Directory, (new, (0, 0)))
         }),
@@ -208,6 +220,16 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
             Kind::Regular | Kind::Directory | Kind::Symlink | Kind::Free | Kind::Doomed => Err(Status::BadType),
         }),
         Request::Remove { at } => removed(region, time, cred, at, false, reply),
+        Request::RmDir { at } if at.directory == Some(Handle::Snapshots) => {
+            let before = before(region, at.directory);
+            let result = snapshots::to_remove(region, cred, at.name);
+            if let Ok(id) = result {
+                region.remove_snapshot(id);
+                let _: Result<(), Status> = change(region, time, |region, _| snapshots::removed(region));
+            }
+            put_status(reply, &result);
+            put_change(reply, region, at.directory, before);
+        }
         Request::RmDir { at } => removed(region, time, cred, at, true, reply),
         Request::Rename { from, to } => {
             let before = [from, to].map(|place| before(region, place.directory));
@@ -239,15 +261,24 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
 }
 
 /// LOOKUP.
-fn lookup<P: Pages>(region: &P, cred: &Credentials, at: Place<'_>) -> Result<(InodeId, Inode), Status> {
-    let (id, inode) = directory::open(region, at.directory, cred, EXECUTE)?;
+fn lookup<P: Pages>(region: &P, cred: &Credentials, at: Place<'_>) -> Result<(Handle, Attributes), Status> {
+    let (id, inode) = directory::view(region, at.directory)?;
+    cred.check(&inode, EXECUTE)?;
     directory::check_name(at.name)?;
+    if id == InodeId::SNAPSHOTS {
+        return snapshots::lookup(region.now(), at.name);
+    }
     let found = match at.name {
         b"." => id,
         b".." => inode.parent,
+        name if region.snapshot().is_none() && directory::is_snapshots(id, name) => {
+            return snapshots::lookup(region.now(), b".");
+        }
         name => directory::lookup(region, id, name).ok_or(Status::NoEnt)?.inode,
     };
-    Ok((found, table::load(region, found)))
+    let inode = table::load(region, found);
+    let handle = table::handle(region, found, &inode);
+    Ok((handle, Attributes::of(handle, &inode)))
 }
 
 /// The target of a symbolic link.
@@ -271,7 +302,7 @@ fn regular(inode: &Inode) -> Result<(), Status> {
 
 /// READ: whoever may execute a file may read it too, or its program would not be loaded.
 fn open_to_read<P: Pages>(region: &P, cred: &Credentials, file: Given) -> Result<Inode, Status> {
-    let (_, inode) = table::find(region, file)?;
+    let (_, inode) = table::view(region, file)?;
     regular(&inode)?;
     cred.check_content(&inode, READ).or_else(|status| cred.check(&inode, EXECUTE).map_err(|_| status))?;
     Ok(inode)
@@ -325,12 +356,26 @@ fn made(
     reply: &mut ReplyBuffer,
     make: impl Fn(&mut Region, Stamp) -> Result<(InodeId, Inode), Status>,
 ) {
+    answer_made(region, time, at, reply, |region, now| {
+        let (id, inode) = make(region, now)?;
+        let handle = table::handle(region, id, &inode);
+        Ok((handle, Attributes::of(handle, &inode)))
+    });
+}
+
+fn answer_made(
+    region: &mut Region,
+    time: u64,
+    at: Place<'_>,
+    reply: &mut ReplyBuffer,
+    make: impl Fn(&mut Region, Stamp) -> Result<(Handle, Attributes), Status>,
+) {
     let before = before(region, at.directory);
     let result = change(region, time, make);
     put_status(reply, &result);
-    if let Ok((id, inode)) = result {
-        reply.put_optional(Some(table::handle(id, &inode)), |reply, handle| handle.encode(reply));
-        reply.put_optional(Some(inode), |reply, inode| Attributes::of(id, &inode).encode(reply));
+    if let Ok((handle, attributes)) = result {
+        reply.put_optional(Some(handle), |reply, handle| handle.encode(reply));
+        reply.put_optional(Some(attributes), |reply, attributes| attributes.encode(reply));
     }
     put_change(reply, region, at.directory, before);
 }
@@ -351,18 +396,20 @@ fn removed(
 
 /// READDIR and READDIRPLUS.
 fn list<P: Pages>(region: &P, cred: &Credentials, listing: &Listing, reply: &mut ReplyBuffer) {
-    let found = listing::open(region, cred, listing);
+    let found = listing::list(region, cred, listing);
     put_status(reply, &found);
     put_after(reply, region, listing.directory);
-    if let Ok((id, inode)) = found {
-        listing::encode(region, (id, &inode), listing, reply);
+    if let Ok(entries) = found {
+        reply.put(&entries);
     }
 }
 
 /// FSSTAT: bytes and files, all, free and available, and how long they stay so.
 fn put_space(reply: &mut ReplyBuffer, region: &Region) {
     let superblock = SUPERBLOCK.get(region);
-    let free = u64::from(region.available()) + superblock.doomed_pages;
+    // A snapshot may keep what was given up.
+    let doomed = if region.snapshots().is_empty() { superblock.doomed_pages } else { 0 };
+    let free = u64::from(region.available()) + doomed;
     let unused = u64::from(table::len(region)).saturating_sub(superblock.files + 1);
     let files = unused + free * INODES_PER_PAGE;
     let bytes = free * PAGE as u64;

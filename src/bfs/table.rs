@@ -1,9 +1,10 @@
 //! The superblock and the table of inodes.
 
 use super::Bfs;
-use super::attributes::Handle;
+use super::attributes::{Attributes, Handle};
 use super::inode::{INODE, Inode, InodeId, Kind, Stamp};
 use super::request::Given;
+use super::snapshots;
 use super::status::Status;
 use crate::state::{Cell, Extent, Fixed, Pages, Region};
 
@@ -72,19 +73,44 @@ pub(super) fn store(region: &mut Region, id: InodeId, inode: &Inode) {
     table.write(region, offset(id), &inode.to_bytes()).expect("a page that was written before is there");
 }
 
-/// The inode of a handle.
-pub(super) fn find<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
-    let Handle { inode: id, generation } = given.ok_or(Status::BadHandle)?;
+/// The inode of a handle, to be changed: what is past stays as it was.
+pub(super) fn find(region: &Region, given: Given) -> Result<(InodeId, Inode), Status> {
+    match given.ok_or(Status::BadHandle)? {
+        Handle::Now { .. } => view(region, given),
+        Handle::Snapshots | Handle::Then { .. } => Err(Status::RoFs),
+    }
+}
+
+/// The inode of a handle, to be read. A file as it was is found in the region as it was then, the directory of
+/// snapshots in that of now.
+pub(super) fn view<P: Pages>(region: &P, given: Given) -> Result<(InodeId, Inode), Status> {
+    let (id, generation) = match (given.ok_or(Status::BadHandle)?, region.snapshot()) {
+        (Handle::Now { inode, generation }, None) => (inode, Some(generation)),
+        (Handle::Then { snapshot, inode }, Some(there)) if snapshot == there => (inode, None),
+        (Handle::Then { snapshot, .. }, None) => return Err(snapshots::missing(region.now(), snapshot)),
+        (Handle::Snapshots, None) => return Ok((InodeId::SNAPSHOTS, snapshots::directory(region.now()))),
+        _ => return Err(Status::Stale),
+    };
     if id == InodeId::NONE || id.0 >= len(region) {
         return Err(Status::BadHandle);
     }
     let inode = load(region, id);
-    if inode.is_file() && inode.generation == generation { Ok((id, inode)) } else { Err(Status::Stale) }
+    let same = generation.is_none_or(|generation| generation == inode.generation);
+    if inode.is_file() && same { Ok((id, inode)) } else { Err(Status::Stale) }
 }
 
 /// The handle of an inode that is a file's.
-pub(super) fn handle(id: InodeId, inode: &Inode) -> Handle {
-    Handle { inode: id, generation: inode.generation }
+pub(super) fn handle<P: Pages>(region: &P, id: InodeId, inode: &Inode) -> Handle {
+    match region.snapshot() {
+        Some(snapshot) => Handle::Then { snapshot, inode: id },
+        None if id == InodeId::SNAPSHOTS => Handle::Snapshots,
+        None => Handle::Now { inode: id, generation: inode.generation },
+    }
+}
+
+/// The attributes of an inode that is a file's.
+pub(super) fn attributes<P: Pages>(region: &P, id: InodeId, inode: &Inode) -> Attributes {
+    Attributes::of(handle(region, id, inode), inode)
 }
 
 /// Lays out an empty file system: the superblock and the root directory.

@@ -3,6 +3,7 @@
 use super::extent::Extent;
 use super::map::Map;
 use super::page::PageId;
+use super::past::{Pages, Past};
 use super::region::Region;
 
 /// Accounts for every page of a region that is used through [`Cell`](super::Cell)s, [`Map`]s and [`Extent`]s alone.
@@ -19,11 +20,13 @@ use super::region::Region;
 /// # Ok::<(), castra::state::Full>(())
 /// ```
 #[derive(Debug)]
-pub struct Audit<'a> {
-    region: &'a Region,
+pub struct Audit<'a, P = Region> {
+    region: &'a P,
     /// By page: which of `names` owns it, 0 for none.
     owners: Vec<u32>,
     names: Vec<String>,
+    /// Every page must belong to something.
+    whole: bool,
     report: AuditReport,
 }
 
@@ -44,15 +47,7 @@ impl<'a> Audit<'a> {
 
     /// Begins with the directory, the free pages, and what is kept for snapshots.
     pub fn new(region: &'a Region) -> Audit<'a> {
-        let mut audit = Audit {
-            region,
-            owners: vec![0; region.pages() as usize],
-            names: vec![String::new()],
-            report: AuditReport::default(),
-        };
-        audit.own("the directory", |_, claim| {
-            claim(PageId(0));
-        });
+        let mut audit = Audit::begin(region, region.pages(), true);
         let mut said = 0;
         audit.report.free = audit.own("the free list", |region, claim| said = region.visit_free(claim));
         if audit.report.free != u64::from(said) {
@@ -61,13 +56,31 @@ impl<'a> Audit<'a> {
         let mut faults = Vec::new();
         let kept = audit.own("a snapshot", |region, claim| faults = region.visit_kept(claim));
         faults.into_iter().for_each(|fault| audit.fault(fault));
-        audit.report.used = 1 + kept;
+        audit.report.used += kept;
+        audit
+    }
+}
+
+impl<'a> Audit<'a, Past<'a>> {
+    /// Of a region as it was. Which pages were free then is not kept: those that nothing owns are no fault.
+    pub fn past(past: &'a Past<'a>) -> Audit<'a, Past<'a>> {
+        Audit::begin(past, past.pages(), false)
+    }
+}
+
+impl<'a, P: Pages> Audit<'a, P> {
+    fn begin(region: &'a P, pages: u32, whole: bool) -> Audit<'a, P> {
+        let report = AuditReport { used: 1, ..AuditReport::default() };
+        let mut audit = Audit { region, owners: vec![0; pages as usize], names: vec![String::new()], whole, report };
+        audit.own("the directory", |_, claim| {
+            claim(PageId(0));
+        });
         audit
     }
 
     /// Something is wrong.
     pub fn fault(&mut self, text: String) {
-        if self.report.faults.len() < Self::FAULTS_MAX {
+        if self.report.faults.len() < Audit::FAULTS_MAX {
             self.report.faults.push(text);
         }
     }
@@ -93,14 +106,15 @@ impl<'a> Audit<'a> {
 
     /// What was found; pages that nothing owns are faults too.
     pub fn finish(mut self) -> AuditReport {
-        for page in (0..self.owners.len()).filter(|&page| self.owners[page] == 0).collect::<Vec<_>>() {
+        let ownerless = |owners: &[u32], page: usize| self.whole && owners[page] == 0;
+        for page in (0..self.owners.len()).filter(|&page| ownerless(&self.owners, page)).collect::<Vec<_>>() {
             self.fault(format!("page {page} belongs to nothing and is not free"));
         }
         self.report
     }
 
     /// Marks what `visit` claims as `name`'s. A page that cannot be claimed is not looked into: no way leads in circles.
-    fn own(&mut self, name: &str, visit: impl FnOnce(&Region, &mut dyn FnMut(PageId) -> bool)) -> u64 {
+    fn own(&mut self, name: &str, visit: impl FnOnce(&P, &mut dyn FnMut(PageId) -> bool)) -> u64 {
         let owner = self.names.len() as u32;
         self.names.push(name.to_owned());
         let (mut pages, mut faults) = (0, Vec::new());

@@ -52,6 +52,9 @@ pub trait Pages: sealed::Sealed {
 
     /// The region as it is now.
     fn now(&self) -> &Region;
+
+    /// The snapshot at which it is read; `None` for the region as it is.
+    fn snapshot(&self) -> Option<SnapshotId>;
 }
 
 impl sealed::Sealed for Region {}
@@ -64,6 +67,11 @@ impl Pages for Region {
 
     fn now(&self) -> &Region {
         self
+    }
+
+    #[inline]
+    fn snapshot(&self) -> Option<SnapshotId> {
+        None
     }
 }
 
@@ -116,9 +124,9 @@ pub struct Past<'a> {
 }
 
 impl Past<'_> {
-    /// The snapshot's number.
-    pub fn id(&self) -> SnapshotId {
-        self.chain[0].id
+    /// Pages of the region then.
+    pub(super) fn pages(&self) -> u32 {
+        self.chain[0].pages
     }
 }
 
@@ -139,6 +147,10 @@ impl Pages for Past<'_> {
 
     fn now(&self) -> &Region {
         self.region
+    }
+
+    fn snapshot(&self) -> Option<SnapshotId> {
+        Some(self.chain[0].id)
     }
 }
 

@@ -90,15 +90,15 @@ fn a_handle_ends_with_its_file() {
     let old = v.create(ROOT, "a");
     assert_eq!(v.remove(ROOT, "a"), Ok(()));
     let new = v.create(ROOT, "b");
-    assert_eq!(new.inode, old.inode, "the inode is used again");
+    assert_eq!(new.fileid(), old.fileid(), "the inode is used again");
     assert_ne!(new, old);
     assert_eq!(v.write(old, 0, b"x"), Err(Status::Stale));
     assert_eq!(v.write(new, 0, b"x"), Ok(()));
-    let beyond = Handle { inode: InodeId(1_000), generation: 0 };
+    let beyond = Handle::Now { inode: InodeId(1_000), generation: 0 };
     assert_eq!(v.write(beyond, 0, b"x"), Err(Status::BadHandle));
     assert_eq!(v.root(Request::GetAttr { object: None }).status(), Err(Status::BadHandle));
     assert_eq!(
-        v.root(Request::GetAttr { object: Some(Handle { inode: InodeId(0), generation: 0 }) }).status(),
+        v.root(Request::GetAttr { object: Some(Handle::Now { inode: InodeId(0), generation: 0 }) }).status(),
         Err(Status::BadHandle)
     );
 }
@@ -220,7 +220,7 @@ fn a_listing_keeps_within_its_bounds() {
             for entry in &answer.entries {
                 let attributes = entry.attributes.unwrap();
                 assert_eq!(attributes.fileid, entry.fileid);
-                assert_eq!(u64::from(entry.handle.unwrap().inode.0), entry.fileid);
+                assert_eq!(entry.handle.unwrap().fileid(), entry.fileid);
                 numbers += 24 + entry.name.len();
                 seen += 1;
             }

@@ -23,7 +23,7 @@ impl Random {
     fn handle(&mut self) -> Given {
         match self.rng.below(100) {
             0 => None,
-            1 => Some(Handle { inode: InodeId(1 << 20), generation: self.rng.below(3) }),
+            1 => Some(Handle::Now { inode: InodeId(1 << 20), generation: self.rng.below(3) }),
             2..12 => Some(ROOT),
             12..70 => {
                 // What was made lately is likely to live.

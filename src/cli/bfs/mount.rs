@@ -8,9 +8,9 @@ use std::time::{Duration, SystemTime};
 
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
-    MountOption, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Session, SessionACL, SessionUnmounter, TimeOrNow,
-    WriteFlags,
+    MountOption, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Session, SessionACL,
+    SessionUnmounter, TimeOrNow, WriteFlags,
 };
 
 use super::Source;
@@ -536,7 +536,10 @@ impl fuser::Filesystem for Fuse {
         self.reply_entry(reply, self.ask(&caller(request), &link, |answer| self.shown(ino, answer.attributes)));
     }
 
-    fn open(&self, request: &fuser::Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY && !matches!(handle(ino), Handle::Now { .. }) {
+            return reply.error(Errno::EROFS);
+        }
         let opening = self.opened().open(ino.0, caller(request));
         reply.opened(FileHandle(opening), FopenFlags::empty());
     }

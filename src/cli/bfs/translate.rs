@@ -9,16 +9,24 @@ use crate::bfs::{Attributes, Handle, InodeId, Kind, SetTime, Stamp, Status, TRAN
 /// Bits of a mode that say what kind of file it is.
 const KIND_MASK: u32 = 0o170_000;
 
-/// The number that the kernel knows a file by: inode and generation, so that a handle follows from it and a mount keeps no
-/// table. The root's is 1, as FUSE wants it. `None` for an inode that was used 2^32 times.
+/// Generations that a node's number has room for: one bit says whether it is of the past.
+const GENERATIONS: u64 = 1 << 31;
+
+/// The number that the kernel knows a file by: inode and generation, or the file's number if it is of the past, so that a
+/// handle follows from it and a mount keeps no table. The root's is 1, as FUSE wants it. `None` for an inode that was used
+/// 2^31 times.
 pub fn node(handle: Handle) -> Option<INodeNo> {
-    let generation = u32::try_from(handle.generation).ok()?;
-    Some(INodeNo(u64::from(generation) << 32 | u64::from(handle.inode.0)))
+    match handle {
+        Handle::Now { generation: GENERATIONS.., .. } => None,
+        Handle::Now { inode, generation } => Some(INodeNo(generation << 32 | u64::from(inode.0))),
+        Handle::Snapshots | Handle::Then { .. } => Some(INodeNo(handle.fileid())),
+    }
 }
 
 /// The handle behind a number of [`node`].
 pub fn handle(node: INodeNo) -> Handle {
-    Handle { inode: InodeId(node.0 as u32), generation: node.0 >> 32 }
+    let now = Handle::Now { inode: InodeId(node.0 as u32), generation: node.0 >> 32 };
+    Handle::of_past(node.0).unwrap_or(now)
 }
 
 /// What a refusal is to a program on Linux.
@@ -127,13 +135,17 @@ pub fn attributes(node: INodeNo, of: &Attributes) -> Option<FileAttr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::SnapshotId;
 
     #[test]
     fn numbers_lead_back_to_handles() {
         assert_eq!(node(Handle::ROOT), Some(INodeNo::ROOT));
-        let far = Handle { inode: InodeId(u32::MAX), generation: u32::MAX.into() };
-        assert_eq!(handle(node(far).unwrap()), far);
-        assert_eq!(node(Handle { inode: InodeId(2), generation: 1 << 32 }), None);
+        let now = |generation| Handle::Now { inode: InodeId(u32::MAX), generation };
+        let then = |snapshot| Handle::Then { snapshot: SnapshotId(snapshot), inode: InodeId(u32::MAX) };
+        for far in [now(GENERATIONS - 1), Handle::Snapshots, then(1), then((1 << 31) - 1)] {
+            assert_eq!(handle(node(far).unwrap()), far);
+        }
+        assert_eq!(node(now(GENERATIONS)), None);
     }
 
     #[test]

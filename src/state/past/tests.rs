@@ -34,7 +34,7 @@ fn every_helper_reads_as_it_was_and_removing_gives_all_room_back() {
     JOURNAL.append(&mut region, b"more").unwrap();
     JOURNAL.pop_front(&mut region);
     let past = region.at(id).unwrap();
-    assert_eq!(past.id(), id);
+    assert_eq!((past.snapshot(), region.snapshot()), (Some(id), None));
     assert_eq!(NAMES.len(&past), 200);
     for (key, value) in NAMES.iter(&past) {
         let len = 10 * u32::from_be_bytes(key.try_into().unwrap()) as usize;
