@@ -67,11 +67,18 @@ fn bfs_is_linearizable_on_a_lossy_network() {
     });
 }
 
+/// Seeds that once failed, whatever the fault was.
+const KEPT: &[u64] = &[
+    // The last operation was answered by q tentative replies before any replica had committed its batch, and judged
+    // without the time that was agreed for it: the simulator's fault.
+    156,
+];
+
 /// Networks, crashes, and up to f liars, as each seed draws them.
 #[test]
 fn bfs_among_liars() {
     let keys = Keys::new(Config::calm().size, 4, Config::calm().auth);
-    sweep("bfs_among_liars", 0..60, &[], |seed| {
+    sweep("bfs_among_liars", 0..60, KEPT, |seed| {
         Simulation::with_keys(seed, Config::hostile(seed, keys.size(), Faults::ALL, 1_000), &keys, bfs, ask).run()
     });
 }

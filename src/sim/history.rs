@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::linearizability::{Moment, Operation, Placed};
-use crate::types::{ClientId, Position};
+use crate::types::{ClientId, Position, SeqNum};
 
 /// An operation that has begun.
 #[derive(Clone, Debug)]
@@ -45,6 +45,15 @@ impl History {
     /// What completed.
     pub fn done(&self) -> &[Operation] {
         &self.done
+    }
+
+    /// The last batch of which an answer is known.
+    pub fn answered(&self) -> SeqNum {
+        let placed = self.done.iter().filter_map(|operation| match operation.placed {
+            Placed::At(position) => Some(position.batch()),
+            Placed::Unordered => None,
+        });
+        placed.max().unwrap_or_default()
     }
 
     /// What completed, what was never answered but took effect according to `place`, and nothing else: what was never
@@ -96,6 +105,18 @@ mod tests {
         let all = history.with_effects(|begun| (begun.op == "b").then_some(at));
         assert_eq!(all.len(), 1);
         assert_eq!((&all[0].op[..], all[0].placed, all[0].completed), (&b"b"[..], Placed::At(at), Moment::NEVER));
+    }
+
+    #[test]
+    fn the_last_batch_answered_is_the_highest_whatever_came_last() {
+        let mut history = History::default();
+        assert_eq!(history.answered(), SeqNum(0));
+        let at = |n| Placed::At(Position::new(SeqNum(n), 3));
+        for placed in [at(4), at(9), at(7), Placed::Unordered] {
+            let name = history.invoke(ClientId(1), Bytes::new());
+            history.complete(name, placed, Bytes::new());
+        }
+        assert_eq!(history.answered(), SeqNum(9));
     }
 
     #[test]

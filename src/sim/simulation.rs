@@ -580,8 +580,8 @@ impl<S: Service> Simulation<S> {
         }
     }
 
-    /// Whether every operation completed, and every live replica committed the same batches, takes part, and knows the
-    /// last checkpoint to be stable.
+    /// Whether every operation completed, and every live replica committed the same batches, among them all that gave
+    /// answers, takes part, and knows the last checkpoint to be stable.
     fn settled(&self) -> bool {
         let done = (0..self.clients.len()).all(|i| {
             let client = self.client(i);
@@ -590,7 +590,9 @@ impl<S: Service> Simulation<S> {
         if !done {
             return false;
         }
-        let last = self.live().map(|(id, _)| self.agreement.last(id)).max().unwrap_or_default();
+        // q tentative replies may come before any replica commits their batch (P5), which has its choices only then.
+        let committed = self.live().map(|(id, _)| self.agreement.last(id)).max().unwrap_or_default();
+        let last = self.history.answered().max(committed);
         let k = self.config.checkpoint_interval;
         let checkpoint = SeqNum(last.0 / k * k);
         self.live().all(|(id, replica)| {
