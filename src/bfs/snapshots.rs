@@ -2,7 +2,7 @@
 //! it was. Whoever owns the root directory may do either, everybody may look.
 //!
 //! ```text
-//! root slot 6: map   name -> snapshot u64, time u64    names never contain NUL
+//! root slot 7: map   name -> snapshot u64, time u64    names never contain NUL
 //!                    NUL  -> 0 u64, time u64           when the directory changed last
 //! ```
 //! Times are in nanoseconds. A name counts as long as the region has its snapshot: removing one never needs room, not
@@ -18,7 +18,7 @@ use super::status::Status;
 use super::table::{self, SUPERBLOCK};
 use crate::state::{Map, Region, SnapshotId};
 
-pub(super) const SNAPSHOTS: Map = Map::at(6);
+pub(super) const SNAPSHOTS: Map = Map::at(7);
 
 /// Under which the map has the time of the directory's last change.
 pub(super) const CHANGED: &[u8] = &[0];
