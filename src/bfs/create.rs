@@ -47,7 +47,7 @@ fn make(
         parent.links += 1;
         inode = Inode { links: 2, parent: id, next_cookie: directory::FIRST_COOKIE, ..inode };
     }
-    let (made, inode) = table::allocate(region, inode)?;
+    let (made, inode) = table::allocate(region, cred, inode)?;
     directory::enter(region, id, &mut parent, name, made)?;
     (parent.modified, parent.changed) = (now, now);
     table::store(region, id, &parent);
@@ -90,7 +90,7 @@ pub(super) fn create(region: &mut Region, cred: &Credentials, now: Stamp, at: Pl
     let (made, mut inode) = make(region, cred, now, (id, parent), at.name, inode)?;
     if let Some(size) = new.size {
         content::resize(region, &mut inode, size)?;
-        table::store(region, made, &inode);
+        table::store_charged(region, cred, made, &inode)?;
     }
     Ok((made, inode))
 }

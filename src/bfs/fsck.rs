@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::directory::{self, COOKIES, FIRST_COOKIE, NAMES};
 use super::inode::{INODE, Inode, InodeId, Kind};
+use super::quota::{self, Account, Amount, QUOTAS};
 use super::snapshots::{CHANGED, SNAPSHOTS};
 use super::table::{self, SUPERBLOCK, VERSION};
 use crate::execution::Inspection;
@@ -45,7 +46,7 @@ impl From<Fsck> for Inspection {
 
 /// Checks everything: that every page belongs to one thing or is free, that names lead to files and files have as many
 /// names as they count, that directories form a tree and both their maps agree, that the lists of unused inodes hold
-/// exactly those, and every count; and the same of the file system as it was at each snapshot. Of maps that are no trees
+/// exactly those, that users and groups are charged with what they have, and every count; and the same of the file system as it was at each snapshot. Of maps that are no trees
 /// it says so, and nothing else. It takes memory and time by pages and files. It does not change anything, and does not
 /// panic whatever the pages of inodes hold.
 pub fn fsck(region: &Region) -> Fsck {
@@ -79,6 +80,7 @@ fn check<'a, P: Pages>(region: &'a P, audit: Audit<'a, P>) -> Fsck {
     check.tree();
     check.lists();
     check.snapshots();
+    check.quotas();
     let Check { audit, mut report, .. } = check;
     let audit = audit.finish();
     (report.pages_used, report.pages_free, report.faults) = (audit.used, audit.free, audit.faults);
@@ -100,6 +102,7 @@ impl<P: Pages> Check<'_, P> {
         self.audit.map("the map of names", NAMES);
         self.audit.map("the map of cookies", COOKIES);
         self.audit.map("the map of snapshots", SNAPSHOTS);
+        self.audit.map("the map of quotas", QUOTAS);
         self.audit.faults().len() == before
     }
 
@@ -284,6 +287,40 @@ impl<P: Pages> Check<'_, P> {
             if value.len() != 16 || (name != CHANGED && directory::check_name(&name).is_err()) {
                 self.audit.fault(format!("{:?} is no name of a snapshot", String::from_utf8_lossy(&name)));
             }
+        }
+    }
+
+    /// Users and groups are charged with what they have, as it is counted anew.
+    fn quotas(&mut self) {
+        let mut counted: BTreeMap<Account, Amount> = BTreeMap::new();
+        for inode in self.inodes.values() {
+            let has = Amount::of(inode);
+            for account in [Account::User(inode.uid), Account::Group(inode.gid)] {
+                let sum = counted.entry(account).or_default();
+                sum.bytes = sum.bytes.saturating_add(has.bytes);
+                sum.files += has.files;
+            }
+        }
+        // Doomed inodes are nobody's.
+        counted.retain(|_, sum| *sum != Amount::default());
+        for entry in quota::all(self.region) {
+            let Some((account, quota)) = entry else {
+                self.audit.fault("the map of quotas has an entry that is none".to_owned());
+                continue;
+            };
+            self.usage(account, counted.remove(&account).unwrap_or_default(), quota.used);
+        }
+        for (account, sum) in counted {
+            self.usage(account, sum, Amount::default());
+        }
+    }
+
+    fn usage(&mut self, account: Account, counted: Amount, charged: Amount) {
+        if counted != charged {
+            let (has, of) = (counted.files, counted.bytes);
+            let (is, with) = (charged.files, charged.bytes);
+            let text = format!("{account} has {has} files with {of} bytes, and is charged with {is} of {with}");
+            self.audit.fault(text);
         }
     }
 }

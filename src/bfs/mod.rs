@@ -8,6 +8,7 @@
 //! | `procedure`, `request`, `status`, `xdr` | the protocol: numbers, arguments, bytes |
 //! | `attributes`, `inode`, `credentials` | handles, attributes, inodes; who may do what |
 //! | `table`, `directory`, `content` | how they lie in pages |
+//! | `quota` | who may have how much, and has |
 //! | `stat`, `create`, `names`, `listing`, `results` | the procedures |
 //! | `snapshots` | the directory of snapshots |
 //! | `answer` | results, read again: for clients |
@@ -33,6 +34,7 @@ mod inode;
 mod listing;
 mod names;
 mod procedure;
+mod quota;
 mod request;
 mod results;
 pub mod rpc;
@@ -55,6 +57,7 @@ pub use directory::{LINKS_MAX, NAME_MAX, SNAPSHOTS_NAME};
 pub use fsck::{Fsck, fsck};
 pub use inode::{Inode, InodeId, Kind, Stamp};
 pub use procedure::Procedure;
+pub use quota::{Account, Amount, Quota};
 pub use request::{CreateHow, Given, Place, Request};
 pub use stat::access;
 pub use status::Status;

@@ -344,7 +344,7 @@ fn write(
     content::write(region, &mut inode, offset, data)?;
     stat::drop_privileges(&mut inode, cred);
     (inode.modified, inode.changed, inode.verifier) = (now, now, None);
-    table::store(region, id, &inode);
+    table::store_charged(region, cred, id, &inode)?;
     Ok(data.len() as u32)
 }
 

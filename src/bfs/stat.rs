@@ -90,8 +90,7 @@ pub(super) fn set_attributes(
     set_times(&mut inode, now, new);
     inode.changed = now;
     inode.verifier = None;
-    table::store(region, id, &inode);
-    Ok(())
+    table::store_charged(region, cred, id, &inode)
 }
 
 fn permit(inode: &Inode, cred: &Credentials, new: &NewAttributes) -> Result<(), Status> {

@@ -2,7 +2,9 @@
 
 use super::Bfs;
 use super::attributes::{Attributes, Handle};
+use super::credentials::Credentials;
 use super::inode::{INODE, Inode, InodeId, Kind, Stamp};
+use super::quota;
 use super::request::Given;
 use super::snapshots;
 use super::status::Status;
@@ -12,12 +14,13 @@ use crate::state::{Cell, Extent, Fixed, Pages, Region};
 pub(super) const SUPERBLOCK: Cell<Superblock> = Cell::at(0);
 
 /// Of the layout that this source reads and writes.
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
 
 /// Pages of a file that are freed by the call that removes it, and by each later one that changes anything: 4 MiB.
 pub(super) const FREED_PER_CALL: u32 = 1_024;
 
-/// What holds for the whole file system. 48 bytes in root slot 0; slots 1 and 2 are the directories'.
+/// What holds for the whole file system. 48 bytes in root slot 0; slots 1 and 2 are the directories', 5 is that of
+/// quotas, 7 that of snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Superblock {
     pub version: u32,
@@ -66,11 +69,24 @@ pub(super) fn load<P: Pages>(region: &P, id: InodeId) -> Inode {
     Inode::from_bytes(&bytes)
 }
 
-/// Writes an inode that is in the table.
+/// Writes an inode that is in the table, where nobody is charged with more by that.
 pub(super) fn store(region: &mut Region, id: InodeId, inode: &Inode) {
+    settle_and_store(region, id, inode, false).expect("whoever is charged with less has an entry")
+}
+
+/// Writes an inode that is in the table: for one who may be charged with more, by `cred`. To be attempted.
+pub(super) fn store_charged(region: &mut Region, cred: &Credentials, id: InodeId, inode: &Inode) -> Result<(), Status> {
+    settle_and_store(region, id, inode, !cred.is_root())
+}
+
+/// Everything that becomes of an inode goes through here, so that what its owner and group are charged with is what the
+/// table says.
+fn settle_and_store(region: &mut Region, id: InodeId, inode: &Inode, limited: bool) -> Result<(), Status> {
     let mut table = SUPERBLOCK.get(region).table;
     assert!(offset(id) + INODE as u64 <= table.len(), "inode {} is in the table", id.0);
+    quota::settle(region, &load(region, id), inode, limited)?;
     table.write(region, offset(id), &inode.to_bytes()).expect("a page that was written before is there");
+    Ok(())
 }
 
 /// The inode of a handle, to be changed: what is past stays as it was.
@@ -137,7 +153,7 @@ pub(super) fn genesis(region: &mut Region, bfs: &Bfs) -> Result<(), Status> {
         time: 0,
     };
     SUPERBLOCK.set(region, superblock);
-    Ok(())
+    quota::settle(region, &Inode::default(), &root, false)
 }
 
 /// The time of a call that changes something: the agreed one, and later than any before.
@@ -149,8 +165,8 @@ pub(super) fn tick(region: &mut Region, proposed: u64) -> Stamp {
     Stamp::from_nanos(superblock.time)
 }
 
-/// An inode for a new file, `inode` but for its generation, which is agreed here. To be attempted.
-pub(super) fn allocate(region: &mut Region, inode: Inode) -> Result<(InodeId, Inode), Status> {
+/// An inode for a new file that `cred` makes, `inode` but for its generation, which is agreed here. To be attempted.
+pub(super) fn allocate(region: &mut Region, cred: &Credentials, inode: Inode) -> Result<(InodeId, Inode), Status> {
     let mut superblock = SUPERBLOCK.get(region);
     let id;
     let mut inode = inode;
@@ -158,16 +174,16 @@ pub(super) fn allocate(region: &mut Region, inode: Inode) -> Result<(InodeId, In
         let next = superblock.table.len() / INODE as u64;
         id = u32::try_from(next).ok().filter(|&id| id < u32::MAX).map(InodeId).ok_or(Status::NoSpc)?;
         inode.generation = 0;
-        superblock.table.write(region, offset(id), &inode.to_bytes())?;
+        superblock.table.write(region, offset(id), &Inode::default().to_bytes())?;
     } else {
         id = superblock.free;
         let before = load(region, id);
         superblock.free = before.parent;
         inode.generation = before.generation;
-        store(region, id, &inode);
     }
     superblock.files += 1;
     SUPERBLOCK.set(region, superblock);
+    store_charged(region, cred, id, &inode)?;
     Ok((id, inode))
 }
 
@@ -187,7 +203,7 @@ pub(super) fn give_up(region: &mut Region, content: Extent, pages: u64) -> bool 
         return true;
     }
     let before = SUPERBLOCK.get(region).files;
-    let keeper = region.attempt(|region| allocate(region, Inode::default()));
+    let keeper = region.attempt(|region| allocate(region, &Credentials::ROOT, Inode::default()));
     let Ok((id, keeper)) = keeper else { return false };
     SUPERBLOCK.update(region, |superblock| Superblock { files: before, ..superblock });
     // No handle was made of it, so its generation can stay.

@@ -192,7 +192,7 @@ fn sizes_and_limits_are_told() {
     let got = v.root(Request::FsStat { root });
     let space = got.ok().space;
     assert_eq!(space.bytes, 1_000 * 4_096);
-    assert_eq!(space.bytes_free, 998 * 4_096);
+    assert_eq!(space.bytes_free, 997 * 4_096);
     let got = v.root(Request::FsInfo { root });
     let sizes = got.ok().sizes;
     assert_eq!(sizes, Sizes { read_max: TRANSFER_MAX, write_max: TRANSFER_MAX, file_max: FILE_MAX });
