@@ -125,7 +125,9 @@ fn a_gateway_speaks_rpc_as_the_protocol_has_it() {
     assert_eq!(caller.ask(MOUNT, 3, 0, &[]), (0, vec![]));
     assert_eq!(caller.ask(NFS, 2, 0, &[]).0, 2, "PROG_MISMATCH");
     assert_eq!(caller.ask(100_000, 2, 0, &[]).0, 1, "PROG_UNAVAIL");
-    assert_eq!(caller.ask(NFS, 3, 22, &[]), (3, vec![]), "PROC_UNAVAIL");
+    for none in [22, Procedure::Lock as u32, Procedure::Lease as u32, u32::MAX] {
+        assert_eq!(caller.ask(NFS, 3, none, &[]), (3, vec![]), "PROC_UNAVAIL");
+    }
     assert_eq!(caller.ask(NFS, 3, 1, &[1, 2, 3]), (4, vec![]), "GARBAGE_ARGS");
     assert_eq!(caller.ask(MOUNT, 3, 1, &[0xff; 4]), (4, vec![]), "GARBAGE_ARGS");
     let mut path = Vec::new();

@@ -2,8 +2,11 @@
 
 use super::attributes::{Attributes, Before, Handle};
 use super::procedure::Procedure;
+use super::ranges::LockRange;
+use super::request::LockOwner;
 use super::status::Status;
-use super::xdr::{Garbage, Reader};
+use super::xdr::{Garbage, Reader, Sink};
+use crate::types::ClientId;
 
 /// The results of a procedure. What a procedure does not say, or a refusal leaves out, is `None`, zero or empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -38,6 +41,31 @@ pub struct Answer<'a> {
     pub sizes: Sizes,
     /// Of PATHCONF.
     pub limits: Limits,
+    /// Of a lock that is denied: one that is in the way.
+    pub conflict: Option<Conflict>,
+}
+
+/// A lock that is in the way of another.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// What it locks.
+    pub range: LockRange,
+    /// Whose it is.
+    pub client: ClientId,
+    /// Whose it is there.
+    pub owner: LockOwner,
+}
+
+impl Conflict {
+    pub(super) fn encode(&self, sink: &mut impl Sink) {
+        self.range.encode(sink);
+        sink.put_u64(self.client.0);
+        self.owner.encode(sink);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Conflict, Garbage> {
+        Ok(Conflict { range: LockRange::decode(r)?, client: ClientId(r.u64()?), owner: LockOwner::decode(r)? })
+    }
 }
 
 /// An entry of a directory.
@@ -120,6 +148,7 @@ impl<'a> Answer<'a> {
             space: Space::default(),
             sizes: Sizes::default(),
             limits: Limits::default(),
+            conflict: None,
         };
         if procedure != Procedure::Null {
             answer.status = match reader.u32()? {
@@ -223,6 +252,12 @@ impl<'a> Answer<'a> {
                     self.verifier = r.fixed()?;
                 }
             }
+            Procedure::Lock | Procedure::TestLock => {
+                if self.status == Err(Status::Denied) {
+                    self.conflict = Some(Conflict::decode(r)?);
+                }
+            }
+            Procedure::Unlock | Procedure::Lease => {}
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::directory::{self, COOKIES, FIRST_COOKIE, NAMES};
 use super::inode::{INODE, Inode, InodeId, Kind};
+use super::locks::{self, HELD, LEASES, LOCKS};
 use super::quota::{self, Account, Amount, QUOTAS};
 use super::snapshots::{CHANGED, SNAPSHOTS};
 use super::table::{self, SUPERBLOCK, VERSION};
@@ -21,6 +22,8 @@ pub struct Fsck {
     pub bytes: u128,
     /// Snapshots, those that cannot be read any more included.
     pub snapshots: u64,
+    /// Locked ranges of files.
+    pub locks: u64,
     /// Pages in use.
     pub pages_used: u64,
     /// Pages on the list of free ones.
@@ -37,6 +40,7 @@ impl From<Fsck> for Inspection {
             // Files with holes may have more together than this can say.
             ("bytes", u64::try_from(found.bytes).unwrap_or(u64::MAX)),
             ("snapshots", found.snapshots),
+            ("locks", found.locks),
             ("pages used", found.pages_used),
             ("pages free", found.pages_free),
         ];
@@ -46,7 +50,8 @@ impl From<Fsck> for Inspection {
 
 /// Checks everything: that every page belongs to one thing or is free, that names lead to files and files have as many
 /// names as they count, that directories form a tree and both their maps agree, that the lists of unused inodes hold
-/// exactly those, that users and groups are charged with what they have, and every count; and the same of the file system as it was at each snapshot. Of maps that are no trees
+/// exactly those, that users and groups are charged with what they have, that locks exclude each other and are of files
+/// that there are, and every count; and the same of the file system as it was at each snapshot. Of maps that are no trees
 /// it says so, and nothing else. It takes memory and time by pages and files. It does not change anything, and does not
 /// panic whatever the pages of inodes hold.
 pub fn fsck(region: &Region) -> Fsck {
@@ -81,6 +86,7 @@ fn check<'a, P: Pages>(region: &'a P, audit: Audit<'a, P>) -> Fsck {
     check.lists();
     check.snapshots();
     check.quotas();
+    check.locks();
     let Check { audit, mut report, .. } = check;
     let audit = audit.finish();
     (report.pages_used, report.pages_free, report.faults) = (audit.used, audit.free, audit.faults);
@@ -103,6 +109,9 @@ impl<P: Pages> Check<'_, P> {
         self.audit.map("the map of cookies", COOKIES);
         self.audit.map("the map of snapshots", SNAPSHOTS);
         self.audit.map("the map of quotas", QUOTAS);
+        self.audit.map("the map of locks", LOCKS);
+        self.audit.map("the map of leases", LEASES);
+        self.audit.map("the map of held locks", HELD);
         self.audit.faults().len() == before
     }
 
@@ -253,6 +262,15 @@ impl<P: Pages> Check<'_, P> {
             } else {
                 self.audit.fault(format!("from inode {} no way leads up to the root", start.0));
             }
+        }
+    }
+
+    /// Locks are of files, and exclude each other.
+    fn locks(&mut self) {
+        self.report.locks = LOCKS.len(self.region);
+        let lockable = |id| self.inodes.get(&id).is_some_and(|it| matches!(it.kind, Kind::Regular | Kind::Directory));
+        for fault in locks::faults(self.region, lockable) {
+            self.audit.fault(fault);
         }
     }
 

@@ -11,6 +11,7 @@
 //! | `quota` | who may have how much, and has |
 //! | `stat`, `create`, `names`, `listing`, `results` | the procedures |
 //! | `snapshots` | the directory of snapshots |
+//! | `ranges`, `locks`, `locking` | locks of ranges of bytes, which castra adds |
 //! | `answer` | results, read again: for clients |
 //! | `rpc` | calls and replies of ONC RPC, and the MOUNT protocol: for gateways |
 //! | `fsck` | whether all of it fits together |
@@ -32,9 +33,12 @@ mod directory;
 mod fsck;
 mod inode;
 mod listing;
+mod locking;
+mod locks;
 mod names;
 mod procedure;
 mod quota;
+mod ranges;
 mod request;
 mod results;
 pub mod rpc;
@@ -48,7 +52,7 @@ pub mod xdr;
 
 use std::collections::BTreeMap;
 
-pub use answer::{Answer, Entry, Limits, Sizes, Space};
+pub use answer::{Answer, Conflict, Entry, Limits, Sizes, Space};
 pub use attributes::{Attributes, Before, Handle, NewAttributes, SetTime};
 pub use content::{FILE_MAX, TRANSFER_MAX};
 pub use create::TARGET_MAX;
@@ -56,9 +60,11 @@ pub use credentials::{Claims, Credentials, GROUPS_MAX, NOBODY};
 pub use directory::{LINKS_MAX, NAME_MAX, SNAPSHOTS_NAME};
 pub use fsck::{Fsck, fsck};
 pub use inode::{Inode, InodeId, Kind, Stamp};
+pub use locks::{FILE_LOCKS_MAX, LEASE};
 pub use procedure::Procedure;
 pub use quota::{Account, Amount, Quota};
-pub use request::{CreateHow, Given, Place, Request};
+pub use ranges::LockRange;
+pub use request::{CreateHow, Given, LeaseCall, LockOwner, Place, Request};
 pub use stat::access;
 pub use status::Status;
 
@@ -85,9 +91,10 @@ pub enum Accepted {
 /// and the results of the procedure. All of it is XDR.
 ///
 /// ```
-/// use castra::bfs::{Answer, Bfs, Credentials, Handle, NewAttributes, Place, Procedure, Request, Status};
+/// use castra::bfs::{Answer, Bfs, Caller, Credentials, Handle, NewAttributes, Place, Procedure, Request, Status};
 /// use castra::execution::ReplyBuffer;
 /// use castra::state::Region;
+/// use castra::types::ClientId;
 ///
 /// let bfs = Bfs::default();
 /// let mut region = Region::new(1_000);
@@ -96,7 +103,8 @@ pub enum Accepted {
 /// let mut call = |request: Request<'_>, reply: &mut ReplyBuffer| {
 ///     let mut arguments = Vec::new();
 ///     request.encode(&mut arguments);
-///     bfs.apply(request.procedure(), &arguments, &Credentials::ROOT, 1_000, &mut region, reply);
+///     let caller = Caller { client: ClientId(1), cred: &Credentials::ROOT };
+///     bfs.apply(request.procedure(), &arguments, caller, 1_000, &mut region, reply);
 /// };
 /// let mut reply = ReplyBuffer::new();
 /// call(Request::MkDir { at, new: NewAttributes::mode(0o755) }, &mut reply);
@@ -150,14 +158,15 @@ impl Bfs {
         &self,
         procedure: Procedure,
         arguments: &[u8],
-        cred: &Credentials,
+        caller: Caller<'_>,
         time: u64,
         region: &mut Region,
         reply: &mut ReplyBuffer,
     ) -> Accepted {
         match Request::decode(procedure, arguments) {
             Ok(request) => {
-                results::act(region, &self.seen(cred), time, &request, reply);
+                let cred = &self.seen(caller.cred);
+                results::act(region, &Caller { cred, ..caller }, time, &request, reply);
                 Accepted::Success
             }
             Err(Garbage) => Accepted::Garbage,
@@ -169,7 +178,7 @@ impl Bfs {
         &self,
         procedure: Procedure,
         arguments: &[u8],
-        cred: &Credentials,
+        caller: Caller<'_>,
         region: &Region,
         reply: &mut ReplyBuffer,
     ) -> Result<Accepted, NotReadOnly> {
@@ -178,7 +187,9 @@ impl Bfs {
         }
         match Request::decode(procedure, arguments) {
             Ok(request) => {
-                results::look(region, &self.seen(cred), &request, reply).map(|()| Accepted::Success).ok_or(NotReadOnly)
+                let cred = &self.seen(caller.cred);
+                let looked = results::look(region, &Caller { cred, ..caller }, &request, reply);
+                looked.map(|()| Accepted::Success).ok_or(NotReadOnly)
             }
             Err(Garbage) => Ok(Accepted::Garbage),
         }
@@ -188,6 +199,15 @@ impl Bfs {
     fn seen(&self, cred: &Credentials) -> Credentials {
         if self.root_squash { cred.clone().squashed() } else { cred.clone() }
     }
+}
+
+/// Who makes a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// The client, as the replicas know it: whose locks they are.
+    pub client: ClientId,
+    /// On whose behalf it calls.
+    pub cred: &'a Credentials,
 }
 
 /// What an operation is made of. Who the caller is, is what the client may claim.
@@ -216,7 +236,10 @@ impl Service for Bfs {
     fn execute(&self, cx: &mut Context<'_>, op: &[u8], state: &mut Region, reply: &mut ReplyBuffer) {
         reply.put_u32(Accepted::Success as u32);
         let accepted = match Operation::parse(op, self.claims.get(&cx.client())) {
-            Ok(op) => self.apply(op.procedure, op.arguments, &op.cred, cx.time().0, state, reply),
+            Ok(op) => {
+                let caller = Caller { client: cx.client(), cred: &op.cred };
+                self.apply(op.procedure, op.arguments, caller, cx.time().0, state, reply)
+            }
             Err(refused) => refused,
         };
         reply.patch(0, &(accepted as u32).to_be_bytes());
@@ -225,7 +248,10 @@ impl Service for Bfs {
     fn query(&self, cx: &Context<'_>, op: &[u8], state: &Region, reply: &mut ReplyBuffer) -> Result<(), NotReadOnly> {
         reply.put_u32(Accepted::Success as u32);
         let accepted = match Operation::parse(op, self.claims.get(&cx.client())) {
-            Ok(op) => self.look(op.procedure, op.arguments, &op.cred, state, reply)?,
+            Ok(op) => {
+                let caller = Caller { client: cx.client(), cred: &op.cred };
+                self.look(op.procedure, op.arguments, caller, state, reply)?
+            }
             Err(refused) => refused,
         };
         reply.patch(0, &(accepted as u32).to_be_bytes());

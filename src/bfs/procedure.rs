@@ -1,4 +1,4 @@
-//! The 22 procedures of NFSv3 (RFC 1813, section 3.3).
+//! The 22 procedures of NFSv3 (RFC 1813, section 3.3), and castra's own, from 100 on: no NFS client can call those.
 
 macro_rules! procedures {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $read_only:literal;)*) => {
@@ -11,11 +11,19 @@ macro_rules! procedures {
 
         impl Procedure {
             /// All of them, by number.
-            pub const ALL: [Procedure; 22] = [$(Procedure::$name),*];
+            pub const ALL: &'static [Procedure] = &[$(Procedure::$name),*];
 
             /// The procedure with this number.
             pub fn from_number(number: u32) -> Option<Procedure> {
-                Procedure::ALL.get(usize::try_from(number).ok()?).copied()
+                match number {
+                    $($value => Some(Procedure::$name),)*
+                    _ => None,
+                }
+            }
+
+            /// Whether NFSv3 has it.
+            pub fn is_nfs(self) -> bool {
+                (self as u32) <= Procedure::Commit as u32
             }
 
             /// Whether it changes nothing, so that it needs no place in the order. READ is one of these because reading
@@ -74,6 +82,14 @@ procedures! {
     PathConf = 20, true;
     /// Makes writes stable.
     Commit = 21, true;
+    /// Locks a range of a file.
+    Lock = 100, false;
+    /// Unlocks a range of a file.
+    Unlock = 101, false;
+    /// What is in the way of a lock.
+    TestLock = 102, true;
+    /// Begins, renews or ends what locks are held under.
+    Lease = 103, false;
 }
 
 #[cfg(test)]
@@ -82,10 +98,14 @@ mod tests {
 
     #[test]
     fn numbers_lead_back() {
-        for (number, procedure) in (0..).zip(Procedure::ALL) {
-            assert_eq!((procedure as u32, Procedure::from_number(number)), (number, Some(procedure)));
+        for &procedure in Procedure::ALL {
+            assert_eq!(Procedure::from_number(procedure as u32), Some(procedure));
+        }
+        for number in 0..22 {
+            assert!(Procedure::from_number(number).is_some_and(Procedure::is_nfs), "{number}");
         }
         assert_eq!(Procedure::from_number(22), None);
+        assert!(!Procedure::Lock.is_nfs());
         assert_eq!(Procedure::from_number(u32::MAX), None);
     }
 }

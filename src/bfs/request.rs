@@ -1,8 +1,9 @@
-//! The arguments of the procedures (RFC 1813, section 3.3).
+//! The arguments of the procedures (RFC 1813, section 3.3; those of locks are castra's own).
 
 use super::attributes::{Handle, NewAttributes, get_time, put_time};
 use super::inode::{Kind, Stamp};
 use super::procedure::Procedure;
+use super::ranges::LockRange;
 use super::xdr::{Garbage, Reader, Sink};
 
 /// A handle that came in; `None` if it is not of this file system.
@@ -26,6 +27,29 @@ pub enum CreateHow {
     Guarded(NewAttributes),
     /// The name must not exist, unless an equal call created it.
     Exclusive([u8; 8]),
+}
+
+/// Whose a lock is: of the calling client's that of one mount, and there what its kernel calls the owner.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LockOwner {
+    /// A number of the mount's own, under which it has a lease.
+    pub mount: u64,
+    /// The owner.
+    pub owner: u64,
+    /// His process, to be told to whom the lock is in the way.
+    pub pid: u32,
+}
+
+/// What is done with a lease.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u32)]
+pub enum LeaseCall {
+    /// It begins, or is renewed.
+    Begin = 0,
+    /// It is renewed.
+    Renew = 1,
+    /// It ends, and with it all locks under it.
+    End = 2,
 }
 
 /// One call.
@@ -76,6 +100,14 @@ pub enum Request<'a> {
     PathConf { object: Given },
     /// Section 3.3.21.
     Commit { file: Given, offset: u64, count: u32 },
+    /// Locks a range, in place of what its owner locked there.
+    Lock { file: Given, owner: LockOwner, range: LockRange },
+    /// Unlocks what the owner locked from `start` to `end`, both included.
+    Unlock { file: Given, owner: LockOwner, start: u64, end: u64 },
+    /// What is in the way of a lock.
+    TestLock { file: Given, owner: LockOwner, range: LockRange },
+    /// Begins, renews or ends the lease of one of the client's mounts.
+    Lease { mount: u64, how: LeaseCall },
 }
 
 impl<'a> Place<'a> {
@@ -113,6 +145,41 @@ impl CreateHow {
                 sink.put_u32(2);
                 sink.put(verifier);
             }
+        }
+    }
+}
+
+impl LockOwner {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<LockOwner, Garbage> {
+        Ok(LockOwner { mount: r.u64()?, owner: r.u64()?, pid: r.u32()? })
+    }
+
+    pub(super) fn encode(&self, sink: &mut impl Sink) {
+        sink.put_u64(self.mount);
+        sink.put_u64(self.owner);
+        sink.put_u32(self.pid);
+    }
+}
+
+impl LockRange {
+    pub(super) fn decode(r: &mut Reader<'_>) -> Result<LockRange, Garbage> {
+        Ok(LockRange { start: r.u64()?, end: r.u64()?, exclusive: r.bool()? })
+    }
+
+    pub(super) fn encode(&self, sink: &mut impl Sink) {
+        sink.put_u64(self.start);
+        sink.put_u64(self.end);
+        sink.put_bool(self.exclusive);
+    }
+}
+
+impl LeaseCall {
+    fn decode(r: &mut Reader<'_>) -> Result<LeaseCall, Garbage> {
+        match r.u32()? {
+            0 => Ok(LeaseCall::Begin),
+            1 => Ok(LeaseCall::Renew),
+            2 => Ok(LeaseCall::End),
+            _ => Err(Garbage),
         }
     }
 }
@@ -198,6 +265,21 @@ impl<'a> Request<'a> {
             Procedure::FsInfo => Request::FsInfo { root: Handle::decode(r)? },
             Procedure::PathConf => Request::PathConf { object: Handle::decode(r)? },
             Procedure::Commit => Request::Commit { file: Handle::decode(r)?, offset: r.u64()?, count: r.u32()? },
+            Procedure::Lock => {
+                Request::Lock { file: Handle::decode(r)?, owner: LockOwner::decode(r)?, range: LockRange::decode(r)? }
+            }
+            Procedure::Unlock => Request::Unlock {
+                file: Handle::decode(r)?,
+                owner: LockOwner::decode(r)?,
+                start: r.u64()?,
+                end: r.u64()?,
+            },
+            Procedure::TestLock => Request::TestLock {
+                file: Handle::decode(r)?,
+                owner: LockOwner::decode(r)?,
+                range: LockRange::decode(r)?,
+            },
+            Procedure::Lease => Request::Lease { mount: r.u64()?, how: LeaseCall::decode(r)? },
         })
     }
 
@@ -226,6 +308,10 @@ impl<'a> Request<'a> {
             Request::FsInfo { .. } => Procedure::FsInfo,
             Request::PathConf { .. } => Procedure::PathConf,
             Request::Commit { .. } => Procedure::Commit,
+            Request::Lock { .. } => Procedure::Lock,
+            Request::Unlock { .. } => Procedure::Unlock,
+            Request::TestLock { .. } => Procedure::TestLock,
+            Request::Lease { .. } => Procedure::Lease,
         }
     }
 
@@ -242,7 +328,8 @@ impl<'a> Request<'a> {
             | Request::FsStat { root: handle }
             | Request::FsInfo { root: handle }
             | Request::PathConf { object: handle }
-            | Request::Commit { file: handle, .. } => handle,
+            | Request::Commit { file: handle, .. }
+            | Request::TestLock { file: handle, .. } => handle,
             Request::Null
             | Request::SetAttr { .. }
             | Request::Write { .. }
@@ -253,7 +340,10 @@ impl<'a> Request<'a> {
             | Request::Remove { .. }
             | Request::RmDir { .. }
             | Request::Rename { .. }
-            | Request::Link { .. } => None,
+            | Request::Link { .. }
+            | Request::Lock { .. }
+            | Request::Unlock { .. }
+            | Request::Lease { .. } => None,
         }
     }
 
@@ -332,6 +422,21 @@ impl<'a> Request<'a> {
                 sink.put(&verifier);
                 sink.put_u32(names);
                 sink.put_u32(count);
+            }
+            Request::Lock { file, owner, range } | Request::TestLock { file, owner, range } => {
+                put_handle(sink, file);
+                owner.encode(sink);
+                range.encode(sink);
+            }
+            Request::Unlock { file, owner, start, end } => {
+                put_handle(sink, file);
+                owner.encode(sink);
+                sink.put_u64(start);
+                sink.put_u64(end);
+            }
+            Request::Lease { mount, how } => {
+                sink.put_u64(mount);
+                sink.put_u32(how as u32);
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The procedures with their results as bytes (RFC 1813, section 3.3): each calls what decides, and writes what came of it.
 
+use super::Caller;
 use super::attributes::{Attributes, Before, Handle};
 use super::content::{self, FILE_MAX, TRANSFER_MAX};
 use super::create::{self, TARGET_MAX};
@@ -7,6 +8,7 @@ use super::credentials::{Credentials, EXECUTE, READ, WRITE};
 use super::directory::{self, LINKS_MAX, NAME_MAX};
 use super::inode::{Inode, InodeId, Kind, Stamp};
 use super::listing::{self, Listing};
+use super::locking;
 use super::names;
 use super::request::{Given, Place, Request};
 use super::snapshots;
@@ -46,12 +48,12 @@ fn put_change<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given, befo
     put_after(reply, region, object);
 }
 
-fn put_status<T>(reply: &mut ReplyBuffer, result: &Result<T, Status>) {
+pub(super) fn put_status<T>(reply: &mut ReplyBuffer, result: &Result<T, Status>) {
     reply.put_u32(result.as_ref().err().map_or(0, |&status| status as u32));
 }
 
 /// Does all of a change or nothing, at a time later than that of any before; and frees some of what was given up.
-fn change<T>(
+pub(super) fn change<T>(
     region: &mut Region,
     time: u64,
     act: impl Fn(&mut Region, Stamp) -> Result<T, Status>,
@@ -76,18 +78,19 @@ fn change<T>(
 
 /// Answers a call that changes nothing, in the file system as it is or, by its handle, as it was; `None`, and nothing is
 /// written, for others.
-pub(super) fn look(region: &Region, cred: &Credentials, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
+pub(super) fn look(region: &Region, caller: &Caller<'_>, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
     let past = match request.subject() {
         Some(Handle::Then { snapshot, .. }) => region.at(snapshot),
         Some(Handle::Now { .. } | Handle::Snapshots) | None => None,
     };
     match past {
-        Some(past) => look_in(&past, cred, request, reply),
-        None => look_in(region, cred, request, reply),
+        Some(past) => look_in(&past, caller, request, reply),
+        None => look_in(region, caller, request, reply),
     }
 }
 
-fn look_in<P: Pages>(region: &P, cred: &Credentials, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
+fn look_in<P: Pages>(region: &P, caller: &Caller<'_>, request: &Request<'_>, reply: &mut ReplyBuffer) -> Option<()> {
+    let cred = caller.cred;
     match *request {
         Request::Null => {}
         Request::GetAttr { object } => {
@@ -163,6 +166,7 @@ fn look_in<P: Pages>(region: &P, cred: &Credentials, request: &Request<'_>, repl
                 reply.put(&WRITE_VERIFIER);
             }
         }
+        Request::TestLock { file, owner, range } => locking::test(region.now(), caller, (file, owner, range), reply),
         Request::SetAttr { .. }
         | Request::Write { .. }
         | Request::Create { .. }
@@ -172,16 +176,20 @@ fn look_in<P: Pages>(region: &P, cred: &Credentials, request: &Request<'_>, repl
         | Request::Remove { .. }
         | Request::RmDir { .. }
         | Request::Rename { .. }
-        | Request::Link { .. } => return None,
+        | Request::Link { .. }
+        | Request::Lock { .. }
+        | Request::Unlock { .. }
+        | Request::Lease { .. } => return None,
     }
     Some(())
 }
 
 /// Carries out any call at an agreed time.
-pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &Request<'_>, reply: &mut ReplyBuffer) {
-    if look(region, cred, request, reply).is_some() {
+pub(super) fn act(region: &mut Region, caller: &Caller<'_>, time: u64, request: &Request<'_>, reply: &mut ReplyBuffer) {
+    if look(region, caller, request, reply).is_some() {
         return;
     }
+    let cred = caller.cred;
     match *request {
         Request::SetAttr { object, ref new, guard } => {
             let before = before(region, object);
@@ -245,6 +253,11 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
             put_after(reply, region, file);
             put_change(reply, region, at.directory, before);
         }
+        Request::Lock { file, owner, range } => locking::lock(region, caller, time, (file, owner, range), reply),
+        Request::Unlock { file, owner, start, end } => {
+            locking::unlock(region, caller, time, (file, owner, start, end), reply);
+        }
+        Request::Lease { mount, how } => locking::lease(region, caller, time, (mount, how), reply),
         Request::Null
         | Request::GetAttr { .. }
         | Request::Lookup { .. }
@@ -256,7 +269,8 @@ pub(super) fn act(region: &mut Region, cred: &Credentials, time: u64, request: &
         | Request::FsStat { .. }
         | Request::FsInfo { .. }
         | Request::PathConf { .. }
-        | Request::Commit { .. } => {}
+        | Request::Commit { .. }
+        | Request::TestLock { .. } => {}
     }
 }
 

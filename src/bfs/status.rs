@@ -4,7 +4,7 @@ use crate::state::Full;
 
 macro_rules! statuses {
     ($($(#[$doc:meta])* $name:ident = $value:literal,)*) => {
-        /// Why a call was refused. Numbers are those of RFC 1813; 0 is success.
+        /// Why a call was refused. Numbers are those of RFC 1813, and from 10,100 on castra's own; 0 is success.
         #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
         #[repr(u32)]
         pub enum Status {
@@ -80,6 +80,12 @@ statuses! {
     BadType = 10_007,
     /// Ask again later.
     Jukebox = 10_008,
+    /// Another owner's lock is in the way. Not of the RFC, like those that follow.
+    Denied = 10_100,
+    /// There are as many locks as there may be.
+    NoLck = 10_101,
+    /// The lease is over or was never begun: what was locked under it is not any more.
+    Expired = 10_102,
 }
 
 impl From<Full> for Status {
@@ -94,7 +100,8 @@ mod tests {
 
     #[test]
     fn numbers_lead_back() {
-        for status in [Status::Perm, Status::Stale, Status::BadHandle, Status::Jukebox] {
+        for status in [Status::Perm, Status::Stale, Status::BadHandle, Status::Jukebox, Status::Denied, Status::Expired]
+        {
             assert_eq!(Status::from_number(status as u32), Some(status));
         }
         assert_eq!(Status::from_number(0), None);

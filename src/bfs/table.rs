@@ -19,8 +19,8 @@ pub(super) const VERSION: u32 = 2;
 /// Pages of a file that are freed by the call that removes it, and by each later one that changes anything: 4 MiB.
 pub(super) const FREED_PER_CALL: u32 = 1_024;
 
-/// What holds for the whole file system. 48 bytes in root slot 0; slots 1 and 2 are the directories', 5 is that of
-/// quotas, 7 that of snapshots.
+/// What holds for the whole file system. 48 bytes in root slot 0; slots 1 and 2 are the directories', 3, 4 and 6
+/// the locks', 5 is that of quotas, 7 that of snapshots.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Superblock {
     pub version: u32,
@@ -187,8 +187,10 @@ pub(super) fn allocate(region: &mut Region, cred: &Credentials, inode: Inode) ->
     Ok((id, inode))
 }
 
-/// The last name of a file is gone: so are its inode's generation and its content, the latter in steps if it is long.
+/// The last name of a file is gone: so are its inode's generation, its locks and its content, the latter in steps if it is
+/// long.
 pub(super) fn release(region: &mut Region, id: InodeId, inode: &Inode) {
+    super::locks::forget_file(region, id);
     let mut superblock = SUPERBLOCK.get(region);
     superblock.files -= 1;
     SUPERBLOCK.set(region, superblock);

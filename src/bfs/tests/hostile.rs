@@ -9,6 +9,7 @@ fn calls(file: Handle) -> Vec<Request<'static>> {
         Place { directory: Some(ROOT), name }
     }
     let (object, root) = (Some(file), Some(ROOT));
+    let (owner, other) = (LockOwner { mount: 1, owner: 7, pid: 70 }, LockOwner { mount: 1, owner: 8, pid: 80 });
     let new = NewAttributes {
         mode: Some(0o644),
         uid: Some(1),
@@ -43,6 +44,12 @@ fn calls(file: Handle) -> Vec<Request<'static>> {
         Request::FsInfo { root },
         Request::PathConf { object },
         Request::Commit { file: object, offset: 1, count: 2 },
+        Request::Lease { mount: 1, how: LeaseCall::Begin },
+        Request::Lock { file: object, owner, range: LockRange { start: 3, end: 9, exclusive: true } },
+        Request::TestLock { file: object, owner: other, range: LockRange::whole(false) },
+        Request::Unlock { file: object, owner, start: 5, end: u64::MAX },
+        Request::Lease { mount: 1, how: LeaseCall::Renew },
+        Request::Lease { mount: 2, how: LeaseCall::End },
     ]
 }
 
@@ -73,7 +80,7 @@ fn any_bytes_are_answered() {
     for request in calls(file) {
         let mut good = Vec::new();
         request.encode(&mut good);
-        for procedure in Procedure::ALL {
+        for &procedure in Procedure::ALL {
             tried += u32::from(try_bytes(v, procedure, &good));
         }
         for at in 0..good.len() {
@@ -94,7 +101,8 @@ fn try_bytes(v: &mut Volume, procedure: Procedure, arguments: &[u8]) -> bool {
     let cred = Credentials::new(3, 4, &[5]);
     for cred in [&cred, &Credentials::ROOT] {
         let mut reply = ReplyBuffer::new();
-        match v.bfs.apply(procedure, arguments, cred, v.time, &mut v.state.service, &mut reply) {
+        let caller = Caller { client: CLIENT, cred };
+        match v.bfs.apply(procedure, arguments, caller, v.time, &mut v.state.service, &mut reply) {
             Accepted::Success => {
                 Answer::parse(procedure, reply.as_slice()).expect("results are well formed");
             }

@@ -2,6 +2,7 @@
 
 mod data;
 mod hostile;
+mod locks;
 mod model;
 mod namespace;
 mod permissions;
@@ -14,6 +15,8 @@ use crate::state::{Fixed, PageId, State};
 
 /// Nanoseconds of the first call: 2026.
 const EPOCH: u64 = 1_767_225_600_000_000_000;
+
+const CLIENT: ClientId = ClientId(5);
 
 /// One file system without replicas around it.
 struct Volume {
@@ -58,13 +61,17 @@ impl Volume {
 
     /// Calls it, and checks that what is said to be read-only can be asked, with the same results.
     fn call(&mut self, cred: &Credentials, request: Request<'_>) -> Got {
+        self.call_as(Caller { client: CLIENT, cred }, request)
+    }
+
+    fn call_as(&mut self, caller: Caller<'_>, request: Request<'_>) -> Got {
         self.time += 1_000;
         let mut arguments = Vec::new();
         request.encode(&mut arguments);
         let procedure = request.procedure();
         let (mut asked, mut reply) = (ReplyBuffer::new(), ReplyBuffer::new());
-        let looked = self.bfs.look(procedure, &arguments, cred, &self.state.service, &mut asked);
-        let accepted = self.bfs.apply(procedure, &arguments, cred, self.time, &mut self.state.service, &mut reply);
+        let looked = self.bfs.look(procedure, &arguments, caller, &self.state.service, &mut asked);
+        let accepted = self.bfs.apply(procedure, &arguments, caller, self.time, &mut self.state.service, &mut reply);
         assert_eq!(accepted, Accepted::Success, "{request:?}");
         match looked {
             Ok(accepted) => assert_eq!((accepted, asked.as_slice()), (Accepted::Success, reply.as_slice())),
@@ -194,7 +201,7 @@ fn fsck_does_not_walk_along_maps_that_share_pages() {
 #[test]
 fn who_asks_is_what_the_client_may_claim() {
     use crate::execution::Caches;
-    use crate::types::{ClientId, Position, Time};
+    use crate::types::{Position, Time};
 
     let claims = [(ClientId(1), Claims { uids: [7].into(), gids: [7].into() })].into();
     let bfs = Bfs { claims, ..Bfs::default() };
@@ -223,7 +230,7 @@ fn who_asks_is_what_the_client_may_claim() {
 #[test]
 fn operations_say_who_asks() {
     use crate::execution::Caches;
-    use crate::types::{ClientId, Position, Time};
+    use crate::types::{Position, Time};
 
     let bfs = Bfs { root_squash: true, mode: 0o777, ..Bfs::default() };
     let mut region = Region::new(100);

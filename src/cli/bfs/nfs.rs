@@ -216,7 +216,12 @@ impl Gateway {
         connection: &Arc<Connection>,
         hand_over: &Sender<Work>,
     ) -> io::Result<()> {
-        let changes = Procedure::from_number(call.procedure).is_some_and(|procedure| !procedure.is_read_only());
+        let Some(procedure) = Procedure::from_number(call.procedure).filter(|procedure| procedure.is_nfs()) else {
+            // What castra adds to NFSv3 is for its own mounts.
+            connection.send(&rpc::reply(call.xid, Accepted::NoProcedure, &[]));
+            return Ok(());
+        };
+        let changes = !procedure.is_read_only();
         let key = changes.then(|| Key::new(connection.from, call.xid, record));
         if let Some(key) = key {
             match self.duplicates.begin(key, Waiter(connection.clone())) {

@@ -52,7 +52,9 @@ pub fn errno(status: Status) -> Errno {
         Status::DQuot => Errno::EDQUOT,
         Status::Stale | Status::BadHandle => Errno::ESTALE,
         Status::Remote => Errno::EREMOTE,
-        Status::NotSync | Status::Jukebox => Errno::EAGAIN,
+        Status::NotSync | Status::Jukebox | Status::Denied => Errno::EAGAIN,
+        // A mount that is told that its lease is over begins another; who sees this cannot get one.
+        Status::NoLck | Status::Expired => Errno::ENOLCK,
         Status::NotSupp => Errno::EOPNOTSUPP,
     }
 }
