@@ -451,6 +451,192 @@ fn needs_fuse_a_mount_that_is_in_use_leaves_its_folder_and_ends_with_its_last_us
     assert!(mount.process.wait().unwrap().success());
 }
 
+/// Locks as it is told on standard input: `lock|wait|flock x|s START LEN`, `free START LEN`, `test START LEN`, `close`.
+/// `alarm` comes 0.3 s later, and is told as EINTR by whom it interrupts.
+const LOCKER: &str = r#"
+import errno, fcntl, os, signal, struct, sys
+class Came(Exception): pass
+def came(*_): raise Came()
+signal.signal(signal.SIGALRM, came)
+f = os.open(sys.argv[1], os.O_RDWR)
+def how(word): return fcntl.LOCK_EX if word == 'x' else fcntl.LOCK_SH
+def act(what, args):
+    if what == 'lock': fcntl.lockf(f, how(args[0]) | fcntl.LOCK_NB, int(args[2]), int(args[1]))
+    elif what == 'wait': fcntl.lockf(f, how(args[0]), int(args[2]), int(args[1]))
+    elif what == 'flock': fcntl.flock(f, how(args[0]) | fcntl.LOCK_NB)
+    elif what == 'free': fcntl.lockf(f, fcntl.LOCK_UN, int(args[1]), int(args[0]))
+    elif what == 'alarm': signal.setitimer(signal.ITIMER_REAL, 0.3)
+    elif what == 'close': os.close(os.dup(f))
+    elif what == 'test':
+        asked = struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, int(args[0]), int(args[1]), 0)
+        kind, _, start, length, pid = struct.unpack('hhqqi4x', fcntl.fcntl(f, fcntl.F_GETLK, asked))
+        return 'free' if kind == fcntl.F_UNLCK else f"{'x' if kind == fcntl.F_WRLCK else 's'} {start} {length} {pid}"
+    return 'ok'
+print('ready', flush=True)
+for line in sys.stdin:
+    what, *args = line.split()
+    try: said = act(what, args)
+    except Came: said = 'EINTR'
+    except OSError as error: said = errno.errorcode[error.errno]
+    print(said, flush=True)
+"#;
+
+/// A program that locks; its drop kills it.
+struct Locker {
+    process: Child,
+    said: std::sync::mpsc::Receiver<String>,
+}
+
+impl Locker {
+    fn start(file: &Path) -> Locker {
+        let mut command = Command::new("python3");
+        let command = command.args(["-c", LOCKER]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let (say, said) = std::sync::mpsc::channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).try_for_each(|line| say.send(line)));
+        let locker = Locker { process, said };
+        assert_eq!(locker.hear(), "ready");
+        locker
+    }
+
+    fn tell(&mut self, what: &str) {
+        writeln!(self.process.stdin.as_mut().unwrap(), "{what}").unwrap();
+    }
+
+    fn hear(&self) -> String {
+        self.said.recv_timeout(Duration::from_secs(20)).expect("it says something")
+    }
+
+    fn hears_nothing(&self) -> bool {
+        self.said.recv_timeout(Duration::from_millis(500)).is_err()
+    }
+
+    fn ask(&mut self, what: &str) -> String {
+        self.tell(what);
+        self.hear()
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Locker {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Waits for what comes by itself.
+#[track_caller]
+fn soon(what: &str, mut is: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !is() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse: ci/check test"]
+fn needs_fuse_two_mounts_of_a_cluster_exclude_each_other_by_locks() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    let lab = Lab { _folder: folder, dir };
+    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+    castra(&["up", &lab.dir]);
+    let mounts = [(), ()].map(|()| Mount::start(&["--cluster", &lab.dir]));
+    std::fs::write(mounts[0].path.join("file"), b"content").unwrap();
+    let start = |mount: usize| Locker::start(&mounts[mount].path.join("file"));
+    let (mut a, mut b, mut c) = (start(0), start(1), start(0));
+
+    // Ranges by fcntl, across the mounts and within one.
+    assert_eq!((a.ask("lock x 0 10"), b.ask("lock s 20 10")), ("ok".to_owned(), "ok".to_owned()));
+    for other in [&mut b, &mut c] {
+        assert_eq!(other.ask("lock s 9 1"), "EAGAIN");
+        assert_eq!((other.ask("lock s 20 5"), other.ask("lock s 10 1")), ("ok".to_owned(), "ok".to_owned()));
+    }
+    assert_eq!(b.ask("test 5 1"), "x 0 10 0", "whose process it is, is not known here");
+    assert_eq!(c.ask("test 5 1"), format!("x 0 10 {}", a.process.id()));
+    assert_eq!(a.ask("test 0 10"), "free", "nobody is in his own way");
+    assert!(a.ask("test 11 0").starts_with("s 20 "), "two share what begins there");
+    assert_eq!(a.ask("lock x 22 1"), "EAGAIN");
+    // What is freed is free, and what is left is not.
+    assert_eq!(a.ask("free 4 2"), "ok");
+    assert_eq!(
+        (b.ask("lock x 4 2"), b.ask("lock x 3 1"), b.ask("lock x 6 1")),
+        ("ok".into(), "EAGAIN".into(), "EAGAIN".into())
+    );
+
+    // Who waits gets it when it is free: here and there. Others are served meanwhile.
+    for other in [&mut b, &mut c] {
+        other.tell("wait x 7 1");
+        assert!(other.hears_nothing());
+    }
+    assert_eq!(std::fs::read(mounts[1].path.join("file")).unwrap(), b"content");
+    assert_eq!(a.ask("free 6 4"), "ok");
+    std::thread::sleep(Duration::from_secs(1));
+    let said = [&b, &c].map(|other| other.said.try_recv().ok());
+    let (first, second) = if said[0].is_some() { (&mut b, &mut c) } else { (&mut c, &mut b) };
+    assert_eq!(said.into_iter().flatten().collect::<Vec<_>>(), ["ok"], "one at a time");
+    let begun = Instant::now();
+    assert_eq!((first.ask("free 7 1"), second.hear()), ("ok".to_owned(), "ok".to_owned()));
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!((c.ask("free 7 1"), b.ask("lock x 7 1")), ("ok".to_owned(), "ok".to_owned()));
+
+    // A signal ends the waiting, and so does death.
+    assert_eq!(c.ask("alarm"), "ok");
+    let begun = Instant::now();
+    c.tell("wait x 7 1");
+    assert_eq!(c.hear(), "EINTR");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(c.ask("test 7 1").split(' ').next(), Some("x"));
+    c.tell("wait x 7 1");
+    assert!(c.hears_nothing());
+    let begun = Instant::now();
+    c.kill();
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+
+    // Whoever dies or closes the file has no locks; flock and fcntl see each other.
+    assert_eq!((b.ask("close"), a.ask("lock x 0 0")), ("ok".to_owned(), "ok".to_owned()));
+    assert_eq!((b.ask("lock s 100 1"), b.ask("flock s")), ("EAGAIN".to_owned(), "EAGAIN".to_owned()));
+    a.kill();
+    assert_eq!((b.ask("lock x 0 0"), b.ask("close")), ("ok".to_owned(), "ok".to_owned()));
+    let mut d = start(0);
+    assert_eq!(
+        (b.ask("flock x"), d.ask("flock s"), d.ask("lock s 3 1")),
+        ("ok".into(), "EAGAIN".into(), "EAGAIN".into())
+    );
+    assert_eq!((b.ask("close"), d.ask("flock s")), ("ok".to_owned(), "EAGAIN".to_owned()), "it is open still");
+    let flock = |mount: usize, how: &str| {
+        let mut command = Command::new("flock");
+        command.args(["-n", how]).arg(mounts[mount].path.join("file")).arg("true").status().unwrap().success()
+    };
+    assert!(!flock(0, "-x") && !flock(1, "-s"));
+    let (found, _) = fsck(&lab.dir, &[], 0);
+    assert_eq!((&found["clean"], &found["replicas"]["r1"]["counts"]["locks"]), (&true.into(), &1.into()), "{found}");
+    b.kill();
+    // The kernel tells of the last close of a file, which gives up flock's locks, when it has the time.
+    soon("it is free", || flock(0, "-x") && flock(1, "-x"));
+    soon("it is shared", || d.ask("flock s") == "ok");
+    soon("it is shared again", || flock(1, "-s"));
+    assert!(!flock(1, "-x"));
+
+    // A removed file keeps its locks until it is closed.
+    std::fs::remove_file(mounts[0].path.join("file")).unwrap();
+    soon("nobody shares it", || d.ask("flock x") == "ok");
+    d.kill();
+    soon("it is gone", || std::fs::read_dir(&mounts[1].path).unwrap().count() == 0);
+    let (found, _) = fsck(&lab.dir, &[], 0);
+    assert_eq!((&found["clean"], &found["replicas"]["r1"]["counts"]["locks"]), (&true.into(), &0.into()), "{found}");
+    for mount in mounts {
+        assert!(mount.end());
+    }
+}
+
 #[test]
 #[ignore = "needs root and /dev/fuse: ci/check test"]
 fn needs_fuse_a_folder_keeps_snapshots() {

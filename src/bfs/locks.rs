@@ -219,8 +219,14 @@ fn replace(
             return Err(Status::NoLck);
         }
     }
-    before.iter().filter(|lock| !after.contains(&lock.range)).for_each(|lock| remove(region, file, lock));
-    for &range in after.iter().filter(|range| !before.iter().any(|lock| lock.range == **range)) {
+    // Both are in order.
+    let stays = |lock: &Lock| after.binary_search_by_key(&lock.range.start, |it| it.start).map(|at| after[at]);
+    let stood = |range: &LockRange| {
+        let at = before.binary_search_by_key(&range.start, |lock| lock.range.start);
+        at.map(|at| before[at].range)
+    };
+    before.iter().filter(|lock| stays(lock) != Ok(lock.range)).for_each(|lock| remove(region, file, lock));
+    for &range in after.iter().filter(|range| stood(range) != Ok(**range)) {
         insert(region, file, &Lock { range, holder, owner: owner.owner, pid: owner.pid })?;
     }
     Ok(())

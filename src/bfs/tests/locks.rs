@@ -297,7 +297,7 @@ fn who_may_read_or_write_a_file_may_lock_it() {
         let lock = Request::Lock { file: Some(file), owner: owner(A), range: all };
         assert_eq!(v.call_as(caller, lock).status(), expected, "{mode:o}");
         // Who may not read it is not told who locks it either.
-        let test = Request::TestLock { file: Some(file), owner: owner(B), range: all };
+        let test = Request::TestLock { file: Some(file), owner: owner((A.0, A.1, 2)), range: all };
         let told = if expected.is_ok() { Err(Status::Denied) } else { expected };
         assert_eq!(v.call_as(caller, test).status(), told, "{mode:o}");
         let unlock = Request::Unlock { file: Some(file), owner: owner(A), start: 0, end: u64::MAX };
@@ -318,9 +318,19 @@ fn there_are_so_many_locks_and_no_more() {
     for who in [A, B] {
         assert_eq!(v.lease(who, LeaseCall::Begin), Ok(()));
     }
-    for n in 0..FILE_LOCKS_MAX as u64 {
-        assert_eq!(v.lock(A, file, range(4 * n, 4 * n + 2, false)), Ok(()));
+    let key = [A.0.to_be_bytes(), A.1.to_be_bytes()].concat();
+    let lease: Lease = LEASES.load(&v.state.service, &key).unwrap();
+    // As so many calls do, at once.
+    let region = &mut v.state.service;
+    for n in 0..FILE_LOCKS_MAX as u64 - 1 {
+        let of = [&file.inode.0.to_be_bytes()[..], &(4 * n).to_be_bytes(), &key, &A.2.to_be_bytes()].concat();
+        LOCKS.store(region, &of, &(4 * n + 2, false, 0u32)).unwrap();
     }
+    let count = FILE_LOCKS_MAX as u32 - 1;
+    HELD.store(region, &[&key[..], &file.inode.0.to_be_bytes()].concat(), &count).unwrap();
+    LEASES.store(region, &key, &Lease { locks: count, ..lease }).unwrap();
+    let last = 4 * u64::from(count);
+    assert_eq!(v.lock(A, file, range(last, last + 2, false)), Ok(()));
     let far = 5 * FILE_LOCKS_MAX as u64;
     assert_eq!(v.lock(A, file, range(far, far, false)), Err(Status::NoLck));
     assert_eq!(v.lock(B, file, range(far, far, false)), Err(Status::NoLck));
@@ -332,7 +342,6 @@ fn there_are_so_many_locks_and_no_more() {
     assert_eq!(v.unlock(A, file, 0, u64::MAX), Ok(()));
     // The bounds of a mount and of all.
     let holder = Holder { client: ClientId(A.0), mount: A.1 };
-    let key = [A.0.to_be_bytes(), A.1.to_be_bytes()].concat();
     let lease: Lease = LEASES.load(&v.state.service, &key).unwrap();
     assert_eq!((lease.locks, Holder::of_key(key.clone().try_into().unwrap())), (0, holder));
     for (locks, expected) in [(HOLDER_LOCKS_MAX, Err(Status::NoLck)), (HOLDER_LOCKS_MAX - 1, Ok(()))] {

@@ -3,6 +3,7 @@
 mod demo;
 mod duplicates;
 mod fsck;
+mod locks;
 mod mount;
 mod nfs;
 mod opened;

@@ -9,17 +9,18 @@ use std::time::{Duration, SystemTime};
 use fuser::{
     BsdFileFlags, Config, Errno, FileAttr, FileHandle, FopenFlags, Generation, INodeNo, KernelConfig, LockOwner,
     MountOption, OpenAccMode, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyStatfs, ReplyWrite, Session, SessionACL,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyOpen, ReplyStatfs, ReplyWrite, Session, SessionACL,
     SessionUnmounter, TimeOrNow, WriteFlags,
 };
 
 use super::Source;
+use super::locks::{Asker, Keeper, Locks, OFFSET_MAX, last_byte};
 use super::opened::{Hidden, Opened};
 use super::translate::{self, attributes, errno, handle, node};
 use super::volume::Volume;
 use crate::bfs::{
-    Answer, Attributes, CreateHow, Credentials, Handle, Kind, NAME_MAX, NewAttributes, Place, Procedure, Request,
-    TRANSFER_MAX,
+    Answer, Attributes, CreateHow, Credentials, Handle, Kind, LockRange, NAME_MAX, NewAttributes, Place, Procedure,
+    Request, TRANSFER_MAX,
 };
 use crate::cli::errors::Error;
 use crate::cli::output::{line, note};
@@ -66,7 +67,9 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let path = args.mountpoint.display();
     let tag = random_bytes().map(u64::from_le_bytes)?;
     let ttl = Duration::from_secs_f64(args.cache_seconds);
-    let fuse = Fuse { volume, ttl, tag, opened: Mutex::new(Opened::default()) };
+    let volume = Arc::new(volume);
+    let locks = Locks::new(volume.clone());
+    let fuse = Fuse { volume, ttl, tag, opened: Mutex::new(Opened::default()), locks: locks.clone() };
     let mut config = Config::default();
     let user = Mounter::of_this_process();
     (config.mount_options, config.acl) = user.options();
@@ -80,9 +83,11 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     if args.until_stdin_closes {
         stop_with_stdin(stop)?;
     }
+    let keeper = Keeper::start(locks).map_err(Error::system("start a thread"))?;
     line(format!("{path} is {what}"))?;
     let served = session.run().map_err(Error::system(format!("serve {path}")));
     drop(signals);
+    keeper.end();
     served
 }
 
@@ -162,12 +167,13 @@ impl Wake for Unmount {
 
 /// The mounted file system.
 struct Fuse {
-    volume: Volume,
+    volume: Arc<Volume>,
     /// How long the kernel may believe names and attributes.
     ttl: Duration,
     /// Keeps names of removed open files apart from those of other mounts.
     tag: u64,
     opened: Mutex<Opened>,
+    locks: Arc<Locks>,
 }
 
 /// Who asks: user and group as the kernel says, supplementary groups as /proc does.
@@ -176,6 +182,11 @@ fn caller(request: &fuser::Request) -> Credentials {
     let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).unwrap_or_default();
     let groups: Vec<u32> = groups.split_whitespace().filter_map(|group| group.parse().ok()).collect();
     Credentials::new(request.uid(), request.gid(), &groups)
+}
+
+/// Whether the file is one of a snapshot.
+fn is_past(node: INodeNo) -> bool {
+    !matches!(handle(node), Handle::Now { .. })
 }
 
 fn place(directory: INodeNo, name: &OsStr) -> Place<'_> {
@@ -194,12 +205,7 @@ impl Fuse {
     }
 
     fn start(&self, cred: &Credentials, request: &Request<'_>) -> Result<Pending, Errno> {
-        let mut arguments = Vec::new();
-        request.encode(&mut arguments);
-        self.volume.submit(request.procedure() as u32, cred, &arguments).map_err(|error| {
-            note(format!("a call came to nothing: {error}"));
-            Errno::EIO
-        })
+        self.volume.start(cred, request)
     }
 
     /// Waits for a result, and takes from it what `take` does.
@@ -208,17 +214,10 @@ impl Fuse {
         procedure: Procedure,
         take: impl FnOnce(&Answer<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
-        let result = asked.wait().map_err(|error| {
-            note(format!("a call came to nothing: {error}"));
-            Errno::EIO
-        })?;
-        let results = match result.split_first_chunk::<4>() {
-            Some(([0, 0, 0, 0], results)) => results,
-            _ => return Err(Errno::EIO),
-        };
-        let answer = Answer::parse(procedure, results).map_err(|_| Errno::EIO)?;
-        answer.status.map_err(errno)?;
-        take(&answer)
+        Volume::finish(asked, procedure, |answer| {
+            answer.status.map_err(errno)?;
+            take(answer)
+        })
     }
 
     fn ask<T>(
@@ -243,6 +242,12 @@ impl Fuse {
             Err(Errno::EACCES) if opener.is_some() => self.ask(&Credentials::ROOT, request, &take),
             result => result,
         }
+    }
+
+    /// Who asks for a lock, and through which opening.
+    fn asker(&self, request: &fuser::Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, pid: u32) -> Asker {
+        let cred = self.opened().opener(fh.0).cloned().unwrap_or_else(|| caller(request));
+        Asker { node: ino, opening: fh.0, owner: owner.0, pid, thread: request.pid(), cred }
     }
 
     /// Attributes as programs see them: one name less for a file that was removed while it is open.
@@ -420,6 +425,11 @@ impl fuser::Filesystem for Fuse {
         let _ = config.set_max_write(WRITE_MAX);
         let _ = config.set_max_background(64);
         let _ = config.add_capabilities(fuser::InitFlags::FUSE_DO_READDIRPLUS | fuser::InitFlags::FUSE_PARALLEL_DIROPS);
+        for locks in [fuser::InitFlags::FUSE_POSIX_LOCKS, fuser::InitFlags::FUSE_FLOCK_LOCKS] {
+            if config.add_capabilities(locks).is_err() {
+                note(format!("this kernel does not hand over locks ({locks:?}): they hold within this mount alone"));
+            }
+        }
         Ok(())
     }
 
@@ -537,7 +547,7 @@ impl fuser::Filesystem for Fuse {
     }
 
     fn open(&self, request: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        if flags.acc_mode() != OpenAccMode::O_RDONLY && !matches!(handle(ino), Handle::Now { .. }) {
+        if flags.acc_mode() != OpenAccMode::O_RDONLY && is_past(ino) {
             return reply.error(Errno::EROFS);
         }
         let opening = self.opened().open(ino.0, caller(request));
@@ -581,20 +591,78 @@ impl fuser::Filesystem for Fuse {
         }
     }
 
-    fn flush(&self, _: &fuser::Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok(); // What was answered is stable.
+    fn flush(&self, _: &fuser::Request, ino: INodeNo, _: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        // What was answered is stable. Whoever closes a file gives up his locks of it.
+        self.locks.closed(ino, owner.0);
+        reply.ok();
+    }
+
+    fn getlk(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        if is_past(ino) {
+            return reply.locked(start, end, libc::F_UNLCK, 0);
+        }
+        let asker = self.asker(request, ino, fh, owner, pid);
+        let exclusive = typ == libc::F_WRLCK;
+        match self.locks.test(&asker, LockRange { start, end: last_byte(end), exclusive }) {
+            Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+            Ok(Some((range, pid))) => {
+                let typ = if range.exclusive { libc::F_WRLCK } else { libc::F_RDLCK };
+                reply.locked(range.start, range.end.min(OFFSET_MAX), typ, pid);
+            }
+            Err(error) => reply.error(error),
+        }
+    }
+
+    fn setlk(
+        &self,
+        request: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        if is_past(ino) {
+            return reply.ok(); // Nobody changes it, so nobody has to be kept out.
+        }
+        let asker = self.asker(request, ino, fh, owner, pid);
+        let end = last_byte(end);
+        match typ {
+            libc::F_UNLCK => reply_done(reply, self.locks.unlock(&asker, start, end)),
+            libc::F_RDLCK | libc::F_WRLCK => {
+                let range = LockRange { start, end, exclusive: typ == libc::F_WRLCK };
+                Locks::lock(&self.locks, asker, range, sleep, reply);
+            }
+            _ => reply.error(Errno::EINVAL),
+        }
     }
 
     fn release(
         &self,
         _: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
         _lock_owner: Option<LockOwner>,
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        self.locks.released(ino, fh.0);
         let hidden = self.opened().close(fh.0);
         if let Some(hidden) = hidden {
             self.remove_hidden(&hidden);

@@ -1,7 +1,10 @@
 //! The file system as gateways see it: on replicas, or on one server.
 
-use crate::bfs::{Bfs, Credentials, Procedure};
+use fuser::Errno;
+
+use crate::bfs::{Answer, Bfs, Credentials, Procedure, Request};
 use crate::cli::lab::unreplicated::Lone;
+use crate::cli::output::note;
 use crate::runtime::client::{Client, ClientError, Pending};
 
 /// The file system.
@@ -26,4 +29,30 @@ impl Volume {
             false => self.client.submit(op),
         }
     }
+
+    /// Hands a mount's call over. That it cannot be is noted, and EIO to the program.
+    pub fn start(&self, cred: &Credentials, request: &Request<'_>) -> Result<Pending, Errno> {
+        let mut arguments = Vec::new();
+        request.encode(&mut arguments);
+        self.submit(request.procedure() as u32, cred, &arguments).map_err(came_to_nothing)
+    }
+
+    /// Waits for the result of a mount's call, a refusal too, and takes from it what `take` does.
+    pub fn finish<T>(
+        asked: Pending,
+        procedure: Procedure,
+        take: impl FnOnce(&Answer<'_>) -> Result<T, Errno>,
+    ) -> Result<T, Errno> {
+        let result = asked.wait().map_err(came_to_nothing)?;
+        let results = match result.split_first_chunk::<4>() {
+            Some(([0, 0, 0, 0], results)) => results,
+            _ => return Err(Errno::EIO),
+        };
+        take(&Answer::parse(procedure, results).map_err(|_| Errno::EIO)?)
+    }
+}
+
+fn came_to_nothing(error: ClientError) -> Errno {
+    note(format!("a call came to nothing: {error}"));
+    Errno::EIO
 }
