@@ -57,8 +57,8 @@ fn plain(status: Status) -> (Status, Option<Conflict>) {
     (if status == Status::NoSpc { Status::NoLck } else { status }, None)
 }
 
-/// Whether a lock would be granted: by the time of the last call that changed something, because one that changes nothing
-/// has no other that all agree on.
+/// Whether a lock would be granted, by the time of the last call that changed something: a lease that is over since counts
+/// until another call is ordered.
 pub(super) fn test(
     region: &Region,
     caller: &Caller<'_>,
