@@ -12,6 +12,7 @@
 //! in steps of bounded work. An over lease is never revived, so that nobody who lost locks goes on under it: he begins a new
 //! one, by another number, and knows. Time is what the replicas agreed on, so they agree on who lost what; a primary that
 //! makes it run ahead (as far as the replicas let it) can end leases early, and thereby take locks from those who hold them.
+//! When the cluster stands still for so long, all leases are over when it goes on.
 
 use std::collections::BTreeMap;
 
