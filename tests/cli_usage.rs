@@ -65,6 +65,7 @@ fn every_verb_has_help_with_an_example() {
         "bfs nfs",
         "bfs mount",
         "bfs fsck",
+        "bfs quota",
         "sim",
         "bench transfer",
         "demo",

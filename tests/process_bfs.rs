@@ -35,7 +35,7 @@ impl Gateway {
     fn connect(&self) -> Caller {
         let stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Caller { stream, xid: 0 }
+        Caller { stream, xid: 0, uid: 0 }
     }
 }
 
@@ -49,12 +49,19 @@ impl Drop for Gateway {
 struct Caller {
     stream: TcpStream,
     xid: u32,
+    /// As whom it asks.
+    uid: u32,
 }
 
 /// A call as root, without its record mark.
 fn record(xid: u32, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> Vec<u8> {
+    record_as(0, xid, program, version, procedure, arguments)
+}
+
+/// A call of a user who is in the group of the same number.
+fn record_as(uid: u32, xid: u32, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> Vec<u8> {
     let mut record = Vec::new();
-    for word in [xid, 0, 2, program, version, procedure, 1, 20, 0, 0, 0, 0, 0, 0, 0] {
+    for word in [xid, 0, 2, program, version, procedure, 1, 20, 0, 0, uid, uid, 0, 0, 0] {
         record.put_u32(word);
     }
     record.put(arguments);
@@ -85,7 +92,7 @@ impl Caller {
     fn ask(&mut self, program: u32, version: u32, procedure: u32, arguments: &[u8]) -> (u32, Vec<u8>) {
         self.xid += 1;
         let xid = self.xid;
-        self.send(&marked(&record(xid, program, version, procedure, arguments)));
+        self.send(&marked(&record_as(self.uid, xid, program, version, procedure, arguments)));
         let reply = self.receive().expect("a reply");
         assert_eq!(reply[..20], [&xid.to_be_bytes()[..], &[0, 0, 0, 1], &[0; 12]].concat());
         (u32::from_be_bytes(reply[20..24].try_into().unwrap()), reply[24..].to_vec())
@@ -125,8 +132,9 @@ fn a_gateway_speaks_rpc_as_the_protocol_has_it() {
     assert_eq!(caller.ask(MOUNT, 3, 0, &[]), (0, vec![]));
     assert_eq!(caller.ask(NFS, 2, 0, &[]).0, 2, "PROG_MISMATCH");
     assert_eq!(caller.ask(100_000, 2, 0, &[]).0, 1, "PROG_UNAVAIL");
-    for none in [22, Procedure::Lock as u32, Procedure::Lease as u32, u32::MAX] {
-        assert_eq!(caller.ask(NFS, 3, none, &[]), (3, vec![]), "PROC_UNAVAIL");
+    assert_eq!(caller.ask(NFS, 3, 22, &[]), (3, vec![]), "PROC_UNAVAIL");
+    for own in Procedure::ALL.into_iter().filter(|procedure| !procedure.is_nfs()) {
+        assert_eq!(caller.ask(NFS, 3, own as u32, &[0; 8]), (3, vec![]), "{own:?} is not NFS's");
     }
     assert_eq!(caller.ask(NFS, 3, 1, &[1, 2, 3]), (4, vec![]), "GARBAGE_ARGS");
     assert_eq!(caller.ask(MOUNT, 3, 1, &[0xff; 4]), (4, vec![]), "GARBAGE_ARGS");
@@ -325,6 +333,47 @@ fn a_gateway_speaks_for_its_users_alone() {
     // It says that root asks, who owns the directory.
     let results = caller.nfs(Request::MkDir { at, new: NewAttributes::mode(0o755) });
     assert_eq!(Answer::parse(Procedure::MkDir, &results).unwrap().status, Err(Status::Access));
+}
+
+/// What `castra bfs quota --json` prints: the quotas.
+fn quotas(dir: &str, args: &[&str]) -> Vec<serde_json::Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_castra"));
+    let output = command.args(["bfs", "quota", "--as-root", "--json", "--cluster", dir]).args(args).output().unwrap();
+    assert!(output.status.success(), "{args:?}: {output:?}");
+    let printed: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    printed["quotas"].as_array().unwrap().clone()
+}
+
+#[test]
+fn limits_are_set_and_shown_by_the_command_and_hold_for_nfs() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+    let lab = Lab { _folder: folder, dir };
+    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+    castra(&["up", &lab.dir]);
+    let gateway = Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
+    let caller = &mut gateway.connect();
+    let new = NewAttributes { uid: Some(4_321), ..NewAttributes::mode(0o644) };
+    let at = Place { directory: Some(Handle::ROOT), name: b"file" };
+    let results = caller.nfs(Request::Create { at, how: CreateHow::Guarded(new) });
+    let file = Answer::parse(Procedure::Create, &results).unwrap().handle.unwrap();
+    let set = quotas(&lab.dir, &["--user", "4321", "--bytes", "8K", "--files", "9"]);
+    let expected = serde_json::json!({
+        "kind": "user", "id": 4_321, "name": null, "bytes": 0, "bytes_max": 8_192, "files": 1, "files_max": 9,
+    });
+    assert_eq!(set, [expected]);
+    caller.uid = 4_321;
+    caller.write(file, 0, &[1; 4_096]);
+    let write = |offset| Request::Write { file: Some(file), offset, count: 1, stable: 0, data: b"x" };
+    let results = caller.nfs(write(4_096));
+    assert_eq!(Answer::parse(Procedure::Write, &results).unwrap().status, Err(Status::DQuot));
+    quotas(&lab.dir, &["--user", "4321", "--bytes", "none"]);
+    caller.nfs(write(4_096));
+    let listed = quotas(&lab.dir, &[]);
+    let user = listed.iter().find(|quota| quota["kind"] == "user" && quota["id"] == 4_321).unwrap();
+    assert_eq!((&user["bytes"], &user["bytes_max"], &user["files_max"]), (&12_288.into(), &().into(), &9.into()));
+    let (_, said) = fsck(&lab.dir, &[], 0);
+    assert!(said.is_empty(), "{said}");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use super::attributes::{Attributes, Before, Handle};
 use super::procedure::Procedure;
+use super::quota::{Account, Quota};
 use super::ranges::LockRange;
 use super::request::LockOwner;
 use super::status::Status;
@@ -27,7 +28,7 @@ pub struct Answer<'a> {
     pub granted: u32,
     /// Of READ: the bytes; of READLINK: the target.
     pub data: &'a [u8],
-    /// Of READ: the file ends there; of READDIR and READDIRPLUS: the directory does.
+    /// Of READ: the file ends there; of READDIR and READDIRPLUS: the directory does; of ListQuota: the list does.
     pub eof: bool,
     /// Of READ and WRITE: how many bytes.
     pub count: u32,
@@ -43,6 +44,10 @@ pub struct Answer<'a> {
     pub limits: Limits,
     /// Of a lock that is denied: one that is in the way.
     pub conflict: Option<Conflict>,
+    /// Of GetQuota and SetQuota.
+    pub quota: Quota,
+    /// Of ListQuota.
+    pub quotas: Vec<Listed>,
 }
 
 /// A lock that is in the way of another.
@@ -66,6 +71,17 @@ impl Conflict {
     fn decode(r: &mut Reader<'_>) -> Result<Conflict, Garbage> {
         Ok(Conflict { range: LockRange::decode(r)?, client: ClientId(r.u64()?), owner: LockOwner::decode(r)? })
     }
+}
+
+/// One of a list of quotas.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Whose it is.
+    pub account: Account,
+    /// To go on after it.
+    pub cookie: u64,
+    /// What he may have and has.
+    pub quota: Quota,
 }
 
 /// An entry of a directory.
@@ -149,6 +165,8 @@ impl<'a> Answer<'a> {
             sizes: Sizes::default(),
             limits: Limits::default(),
             conflict: None,
+            quota: Quota::default(),
+            quotas: Vec::new(),
         };
         if procedure != Procedure::Null {
             answer.status = match reader.u32()? {
@@ -258,7 +276,26 @@ impl<'a> Answer<'a> {
                 }
             }
             Procedure::Unlock | Procedure::Lease => {}
+            Procedure::GetQuota | Procedure::SetQuota => {
+                if done {
+                    self.quota = Quota::read(r)?;
+                }
+            }
+            Procedure::ListQuota => {
+                if done {
+                    self.read_quotas(r)?;
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn read_quotas(&mut self, r: &mut Reader<'a>) -> Result<(), Garbage> {
+        while r.bool()? {
+            let (account, cookie, quota) = (Account::decode(r)?, r.u64()?, Quota::read(r)?);
+            self.quotas.push(Listed { account, cookie, quota });
+        }
+        self.eof = r.bool()?;
         Ok(())
     }
 

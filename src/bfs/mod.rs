@@ -9,7 +9,7 @@
 //! | `attributes`, `inode`, `credentials` | handles, attributes, inodes; who may do what |
 //! | `table`, `directory`, `content` | how they lie in pages |
 //! | `quota` | who may have how much, and has |
-//! | `stat`, `create`, `names`, `listing`, `results` | the procedures |
+//! | `stat`, `create`, `names`, `listing`, `accounts`, `results` | the procedures |
 //! | `snapshots` | the directory of snapshots |
 //! | `ranges`, `locks`, `locking` | locks of ranges of bytes, which castra adds |
 //! | `answer` | results, read again: for clients |
@@ -24,6 +24,7 @@
 //! permissions for those users, so a liar among the replicas gains nothing, a liar among the clients' machines does.
 #![forbid(unsafe_code)]
 
+mod accounts;
 mod answer;
 mod attributes;
 mod content;
@@ -52,7 +53,7 @@ pub mod xdr;
 
 use std::collections::BTreeMap;
 
-pub use answer::{Answer, Conflict, Entry, Limits, Sizes, Space};
+pub use answer::{Answer, Conflict, Entry, Limits, Listed, Sizes, Space};
 pub use attributes::{Attributes, Before, Handle, NewAttributes, SetTime};
 pub use content::{FILE_MAX, TRANSFER_MAX};
 pub use create::TARGET_MAX;

@@ -1,4 +1,4 @@
-//! The 22 procedures of NFSv3 (RFC 1813, section 3.3), and castra's own, from 100 on: no NFS client can call those.
+//! The 22 procedures of NFSv3 (RFC 1813, section 3.3), and those of castra's own, from 100 on.
 
 macro_rules! procedures {
     ($($(#[$doc:meta])* $name:ident = $value:literal, $read_only:literal;)*) => {
@@ -11,7 +11,7 @@ macro_rules! procedures {
 
         impl Procedure {
             /// All of them, by number.
-            pub const ALL: &'static [Procedure] = &[$(Procedure::$name),*];
+            pub const ALL: [Procedure; [$($value),*].len()] = [$(Procedure::$name),*];
 
             /// The procedure with this number.
             pub fn from_number(number: u32) -> Option<Procedure> {
@@ -21,9 +21,9 @@ macro_rules! procedures {
                 }
             }
 
-            /// Whether NFSv3 has it.
+            /// Whether it is one of NFSv3's, which a server of NFS offers.
             pub fn is_nfs(self) -> bool {
-                (self as u32) <= Procedure::Commit as u32
+                (self as u32) < 100
             }
 
             /// Whether it changes nothing, so that it needs no place in the order. READ is one of these because reading
@@ -90,6 +90,12 @@ procedures! {
     TestLock = 102, true;
     /// Begins, renews or ends what locks are held under.
     Lease = 103, false;
+    /// Limits and usage of a user or a group.
+    GetQuota = 110, true;
+    /// Sets limits of a user or a group.
+    SetQuota = 111, false;
+    /// Limits and usage of all users and groups.
+    ListQuota = 112, true;
 }
 
 #[cfg(test)]
@@ -98,12 +104,11 @@ mod tests {
 
     #[test]
     fn numbers_lead_back() {
-        for &procedure in Procedure::ALL {
+        for procedure in Procedure::ALL {
             assert_eq!(Procedure::from_number(procedure as u32), Some(procedure));
         }
-        for number in 0..22 {
-            assert!(Procedure::from_number(number).is_some_and(Procedure::is_nfs), "{number}");
-        }
+        let numbers: Vec<u32> = Procedure::ALL.into_iter().filter(|it| it.is_nfs()).map(|it| it as u32).collect();
+        assert_eq!(numbers, (0..22).collect::<Vec<_>>());
         assert_eq!(Procedure::from_number(22), None);
         assert!(!Procedure::Lock.is_nfs());
         assert_eq!(Procedure::from_number(u32::MAX), None);

@@ -12,11 +12,12 @@
 //! does is counted and never refused. Whoever is above a limit may still overwrite, shrink and remove.
 
 use std::fmt;
+use std::ops::Bound;
 
 use super::inode::Inode;
 use super::status::Status;
 use crate::limits::PAGE;
-use crate::state::{Fixed, Map, Pages, Region};
+use crate::state::{Fixed, Map, Pages, Region, Value};
 
 pub(super) const QUOTAS: Map = Map::at(5);
 
@@ -166,10 +167,19 @@ fn charge(region: &mut Region, account: Account, had: Amount, has: Amount, limit
     put(region, account, &quota)
 }
 
+/// The quotas after that of one, or all, by number, users first.
+pub(super) fn after<P: Pages>(region: &P, account: Option<Account>) -> impl Iterator<Item = (Account, Quota)> + '_ {
+    let key = account.map(Account::key);
+    let from = key.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
+    QUOTAS.range(region, from, Bound::Unbounded).filter_map(|(key, value)| entry(&key, &value))
+}
+
 /// All that there are, by number, users first: what their keys and values say, where that is one.
 pub(super) fn all<P: Pages>(region: &P) -> impl Iterator<Item = Option<(Account, Quota)>> + '_ {
-    QUOTAS.iter(region).map(|(key, value)| {
-        let account = Account::from_key(&key)?;
-        (value.len() == Quota::SIZE as u64).then(|| (account, value.decode()))
-    })
+    QUOTAS.iter(region).map(|(key, value)| entry(&key, &value))
+}
+
+fn entry<P: Pages>(key: &[u8], value: &Value<'_, P>) -> Option<(Account, Quota)> {
+    let account = Account::from_key(key)?;
+    (value.len() == Quota::SIZE as u64).then(|| (account, value.decode()))
 }

@@ -1,8 +1,9 @@
-//! The arguments of the procedures (RFC 1813, section 3.3; those of locks are castra's own).
+//! The arguments of the procedures (RFC 1813, section 3.3; those of locks and quotas are castra's own).
 
 use super::attributes::{Handle, NewAttributes, get_time, put_time};
 use super::inode::{Kind, Stamp};
 use super::procedure::Procedure;
+use super::quota::{Account, Amount};
 use super::ranges::LockRange;
 use super::xdr::{Garbage, Reader, Sink};
 
@@ -108,6 +109,12 @@ pub enum Request<'a> {
     TestLock { file: Given, owner: LockOwner, range: LockRange },
     /// Begins, renews or ends the lease of one of the client's mounts.
     Lease { mount: u64, how: LeaseCall },
+    /// What somebody may have and has.
+    GetQuota { account: Account },
+    /// Sets what somebody may have; 0 is no limit. Root alone may.
+    SetQuota { account: Account, limit: Amount },
+    /// Up to `count` quotas after a cookie, of which 0 is the start.
+    ListQuota { cookie: u64, count: u32 },
 }
 
 impl<'a> Place<'a> {
@@ -280,6 +287,9 @@ impl<'a> Request<'a> {
                 range: LockRange::decode(r)?,
             },
             Procedure::Lease => Request::Lease { mount: r.u64()?, how: LeaseCall::decode(r)? },
+            Procedure::GetQuota => Request::GetQuota { account: Account::decode(r)? },
+            Procedure::SetQuota => Request::SetQuota { account: Account::decode(r)?, limit: Amount::decode(r)? },
+            Procedure::ListQuota => Request::ListQuota { cookie: r.u64()?, count: r.u32()? },
         })
     }
 
@@ -312,6 +322,9 @@ impl<'a> Request<'a> {
             Request::Unlock { .. } => Procedure::Unlock,
             Request::TestLock { .. } => Procedure::TestLock,
             Request::Lease { .. } => Procedure::Lease,
+            Request::GetQuota { .. } => Procedure::GetQuota,
+            Request::SetQuota { .. } => Procedure::SetQuota,
+            Request::ListQuota { .. } => Procedure::ListQuota,
         }
     }
 
@@ -343,7 +356,10 @@ impl<'a> Request<'a> {
             | Request::Link { .. }
             | Request::Lock { .. }
             | Request::Unlock { .. }
-            | Request::Lease { .. } => None,
+            | Request::Lease { .. }
+            | Request::GetQuota { .. }
+            | Request::SetQuota { .. }
+            | Request::ListQuota { .. } => None,
         }
     }
 
@@ -437,6 +453,15 @@ impl<'a> Request<'a> {
             Request::Lease { mount, how } => {
                 sink.put_u64(mount);
                 sink.put_u32(how as u32);
+            }
+            Request::GetQuota { account } => account.encode(sink),
+            Request::SetQuota { account, limit } => {
+                account.encode(sink);
+                limit.encode(sink);
+            }
+            Request::ListQuota { cookie, count } => {
+                sink.put_u64(cookie);
+                sink.put_u32(count);
             }
         }
     }

@@ -1,6 +1,7 @@
 //! The procedures with their results as bytes (RFC 1813, section 3.3): each calls what decides, and writes what came of it.
 
 use super::Caller;
+use super::accounts;
 use super::attributes::{Attributes, Before, Handle};
 use super::content::{self, FILE_MAX, TRANSFER_MAX};
 use super::create::{self, TARGET_MAX};
@@ -10,6 +11,7 @@ use super::inode::{Inode, InodeId, Kind, Stamp};
 use super::listing::{self, Listing};
 use super::locking;
 use super::names;
+use super::quota::Quota;
 use super::request::{Given, Place, Request};
 use super::snapshots;
 use super::stat::{self, access};
@@ -167,6 +169,14 @@ fn look_in<P: Pages>(region: &P, caller: &Caller<'_>, request: &Request<'_>, rep
             }
         }
         Request::TestLock { file, owner, range } => locking::test(region.now(), caller, (file, owner, range), reply),
+        Request::GetQuota { account } => put_quota(reply, &accounts::get(region, cred, account)),
+        Request::ListQuota { cookie, count } => {
+            let asked = if count == 0 { Err(Status::TooSmall) } else { Ok(()) };
+            put_status(reply, &asked);
+            if asked.is_ok() {
+                accounts::list(region, cred, cookie, count, reply);
+            }
+        }
         Request::SetAttr { .. }
         | Request::Write { .. }
         | Request::Create { .. }
@@ -179,7 +189,8 @@ fn look_in<P: Pages>(region: &P, caller: &Caller<'_>, request: &Request<'_>, rep
         | Request::Link { .. }
         | Request::Lock { .. }
         | Request::Unlock { .. }
-        | Request::Lease { .. } => return None,
+        | Request::Lease { .. }
+        | Request::SetQuota { .. } => return None,
     }
     Some(())
 }
@@ -258,6 +269,9 @@ pub(super) fn act(region: &mut Region, caller: &Caller<'_>, time: u64, request: 
             locking::unlock(region, caller, time, (file, owner, start, end), reply);
         }
         Request::Lease { mount, how } => locking::lease(region, caller, time, (mount, how), reply),
+        Request::SetQuota { account, limit } => {
+            put_quota(reply, &change(region, time, |region, _| accounts::set(region, cred, account, limit)));
+        }
         Request::Null
         | Request::GetAttr { .. }
         | Request::Lookup { .. }
@@ -270,7 +284,9 @@ pub(super) fn act(region: &mut Region, caller: &Caller<'_>, time: u64, request: 
         | Request::FsInfo { .. }
         | Request::PathConf { .. }
         | Request::Commit { .. }
-        | Request::TestLock { .. } => {}
+        | Request::TestLock { .. }
+        | Request::GetQuota { .. }
+        | Request::ListQuota { .. } => {}
     }
 }
 
@@ -406,6 +422,14 @@ fn removed(
     let result = change(region, time, |region, now| names::remove(region, cred, now, at, directories));
     put_status(reply, &result);
     put_change(reply, region, at.directory, before);
+}
+
+/// The results of GetQuota and SetQuota.
+fn put_quota(reply: &mut ReplyBuffer, quota: &Result<Quota, Status>) {
+    put_status(reply, quota);
+    if let Ok(quota) = quota {
+        quota.put(reply);
+    }
 }
 
 /// READDIR and READDIRPLUS.

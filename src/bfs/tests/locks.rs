@@ -323,11 +323,11 @@ fn there_are_so_many_locks_and_no_more() {
     // As so many calls do, at once.
     let region = &mut v.state.service;
     for n in 0..FILE_LOCKS_MAX as u64 - 1 {
-        let of = [&file.inode.0.to_be_bytes()[..], &(4 * n).to_be_bytes(), &key, &A.2.to_be_bytes()].concat();
+        let of = [&inode(file)[..], &(4 * n).to_be_bytes(), &key, &A.2.to_be_bytes()].concat();
         LOCKS.store(region, &of, &(4 * n + 2, false, 0u32)).unwrap();
     }
     let count = FILE_LOCKS_MAX as u32 - 1;
-    HELD.store(region, &[&key[..], &file.inode.0.to_be_bytes()].concat(), &count).unwrap();
+    HELD.store(region, &[&key[..], &inode(file)].concat(), &count).unwrap();
     LEASES.store(region, &key, &Lease { locks: count, ..lease }).unwrap();
     let last = 4 * u64::from(count);
     assert_eq!(v.lock(A, file, range(last, last + 2, false)), Ok(()));

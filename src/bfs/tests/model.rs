@@ -324,6 +324,9 @@ impl Model {
                 self.files[id].changed = now;
                 nothing()
             }
+            // Whom a limit holds up, the real one says: the model does not know of pages.
+            Request::SetQuota { .. } if cred.uid == 0 => nothing(),
+            Request::SetQuota { .. } => Err(Status::Perm),
             _ => unreachable!("it was looked at"),
         }
     }

@@ -11,12 +11,29 @@ const PAGE: u64 = 4_096;
 
 impl Volume {
     fn limit(&mut self, account: Account, bytes: u64, files: u64) {
-        quota::set_limit(&mut self.state.service, account, Amount { bytes, files }).unwrap();
+        let limit = Amount { bytes, files };
+        let set = self.root(Request::SetQuota { account, limit }).ok().quota;
+        assert_eq!((set, set.limit), (self.root(Request::GetQuota { account }).ok().quota, limit));
     }
 
-    fn used(&self, account: Account) -> (u64, u64) {
-        let Amount { bytes, files } = quota::get(&self.state.service, account).used;
+    fn used(&mut self, account: Account) -> (u64, u64) {
+        let Amount { bytes, files } = self.root(Request::GetQuota { account }).ok().quota.used;
         (bytes / PAGE, files)
+    }
+
+    /// Whose quotas one sees, by calls that ask for `count` of them.
+    fn listed(&mut self, cred: &Credentials, count: u32) -> Vec<(Account, Quota)> {
+        let (mut all, mut cookie) = (Vec::new(), 0);
+        loop {
+            let got = self.call(cred, Request::ListQuota { cookie, count });
+            let answer = got.ok();
+            assert!(answer.quotas.len() <= count as usize);
+            all.extend(answer.quotas.iter().map(|listed| (listed.account, listed.quota)));
+            if answer.eof {
+                return all;
+            }
+            cookie = answer.quotas.last().expect("one at least, or the end").cookie;
+        }
     }
 
     /// Every quota that there is.
@@ -170,12 +187,88 @@ fn what_changes_no_count_does_not_touch_the_map() {
     let file = v.create_as(&a, "file").unwrap();
     v.write_as(&a, file, 0, 4_096).unwrap();
     // Of an entry that is there a limit changes one page of the map, and no other.
-    let map = written(v, 1, |v| v.limit(Account::User(1), 9 * PAGE, 9));
+    let mut map = written(v, 1, |v| v.limit(Account::User(1), 9 * PAGE, 9));
+    assert!(map.remove(&PageId(0)), "the time of the last change");
     assert_eq!(map.len(), 1);
     let overwriting = written(v, 3, |v| v.write_as(&a, file, 100, 200).unwrap());
     assert!(overwriting.is_disjoint(&map) && !overwriting.is_empty());
     let extending = written(v, 5, |v| v.write_as(&a, file, 4_096, 200).unwrap());
     assert!(extending.is_superset(&map));
+}
+
+#[test]
+fn root_sets_quotas_and_others_see_their_own() {
+    let v = &mut Volume::new(400);
+    for uid in 1..40 {
+        v.create_as(&user(uid), &format!("{uid}")).unwrap();
+    }
+    v.limit(Account::Group(200), 0, 7);
+    v.limit(Account::User(u32::MAX), 1, 0);
+    v.limit(Account::Group(u32::MAX), u64::MAX, u64::MAX);
+    let all: Vec<_> = v.quotas().into_iter().collect();
+    assert_eq!(all.len(), 2 + 2 * 39 + 3);
+    for count in [1, 7, 1_000, u32::MAX] {
+        assert_eq!(v.listed(&Credentials::ROOT, count), all, "{count}");
+    }
+    let own: Vec<_> =
+        [Account::User(3), Account::Group(103), Account::Group(200)].map(|it| (it, v.quotas()[&it])).into();
+    for count in [1, 2, 3, 1_000] {
+        assert_eq!(v.listed(&user(3), count), own, "{count}");
+    }
+    assert_eq!(v.listed(&user(99), 10), own[2..], "who has nothing has his group's");
+    let (a, perm) = (&user(3), Err(Status::Perm));
+    let limit = Amount::default();
+    for account in [Account::User(4), Account::Group(104), Account::User(0), Account::User(103)] {
+        assert_eq!(v.call(a, Request::GetQuota { account }).status(), perm);
+        assert_eq!(v.call(a, Request::SetQuota { account, limit }).status(), perm);
+    }
+    assert_eq!(v.call(a, Request::SetQuota { account: Account::User(3), limit }).status(), perm, "not even his own");
+    assert_eq!(v.call(a, Request::GetQuota { account: Account::User(3) }).ok().quota, own[0].1);
+    assert_eq!(v.root(Request::ListQuota { cookie: 0, count: 0 }).status(), Err(Status::TooSmall));
+    v.bfs.root_squash = true;
+    assert_eq!(v.root(Request::SetQuota { account: Account::User(3), limit }).status(), perm);
+    v.check();
+}
+
+/// Cookies of nobody, and more quotas than one answer has.
+#[test]
+fn a_list_goes_on_after_any_cookie() {
+    let v = &mut Volume::new(1_000);
+    for id in 0..1_500 {
+        v.limit(Account::User(id * 2), 0, 5);
+    }
+    let all: Vec<_> = v.quotas().into_iter().collect();
+    assert_eq!(v.listed(&Credentials::ROOT, u32::MAX), all);
+    let mut after = |cookie| {
+        let got = v.root(Request::ListQuota { cookie, count: 1 });
+        let answer = got.ok();
+        (answer.quotas.first().map(|listed| listed.account), answer.eof)
+    };
+    assert_eq!(after(1), (Some(Account::User(2)), false));
+    assert_eq!(after(2), (Some(Account::User(2)), false), "of one that is not there");
+    assert_eq!(after(1 << 32), (Some(Account::Group(0)), true));
+    assert_eq!(after((1 << 32) + 1), (None, true));
+    for cookie in [1 << 33, (1 << 33) + 5, u64::MAX] {
+        assert_eq!(after(cookie), (None, true));
+    }
+}
+
+#[test]
+fn a_limit_that_finds_no_room_is_not_set() {
+    let v = &mut Volume::new(20);
+    let mut ids = 0..;
+    let refused = loop {
+        let request =
+            Request::SetQuota { account: Account::User(ids.next().unwrap()), limit: Amount { bytes: 1, files: 0 } };
+        let before = v.state.full_root();
+        if let Err(status) = v.root(request).status() {
+            assert_eq!(v.state.full_root(), before);
+            break status;
+        }
+    };
+    assert_eq!(refused, Status::NoSpc);
+    v.limit(Account::User(3), 2, 2);
+    v.check();
 }
 
 #[test]

@@ -102,6 +102,14 @@ impl Random {
             0 => self.rng.below(u32::MAX.into()) as u32,
             _ => self.rng.below(9_000) as u32,
         };
+        if self.rng.chance(5) {
+            let limit = Amount { bytes: self.rng.below(100) * 4_096, files: self.rng.below(60) };
+            let account = match self.rng.below(2) {
+                0 => Account::User(self.rng.below(3) as u32),
+                _ => Account::Group(self.rng.below(4) as u32),
+            };
+            return Request::SetQuota { account, limit };
+        }
         match self.rng.below(100) {
             0..10 => {
                 let (from, len) = (self.rng.index(60_000), self.rng.index(9_000));
@@ -210,6 +218,7 @@ fn compare_objects(model: &Model, request: &Request<'_>, got: &Answer<'_>, conte
         Request::Lock { .. } | Request::Unlock { .. } | Request::TestLock { .. } | Request::Lease { .. } => {
             (None, vec![])
         }
+        Request::GetQuota { .. } | Request::SetQuota { .. } | Request::ListQuota { .. } => (None, vec![]),
     };
     for (given, attributes) in object.into_iter().chain(directories) {
         match (model.find(given), attributes) {
@@ -270,7 +279,7 @@ fn run(seed: u64, calls: u32, pages: u32) -> Digest {
     let mut model = Model::new();
     let mut volume = Volume::new(pages);
     let mut replica = Replica { volume: Volume::new(pages), seals: 0 };
-    let (mut full, mut changed) = (0, 0);
+    let (mut full, mut over, mut changed) = (0, 0, 0);
     for index in 0..calls {
         let cred = random.cred();
         if rng.chance(10) {
@@ -285,6 +294,11 @@ fn run(seed: u64, calls: u32, pages: u32) -> Digest {
         let answer = got.answer();
         if answer.status == Err(Status::NoSpc) {
             full += 1;
+            continue;
+        }
+        if answer.status == Err(Status::DQuot) {
+            assert!(!cred.is_root(), "{context}");
+            over += 1;
             continue;
         }
         changed += u32::from(answer.status.is_ok() && !procedure.is_read_only());
@@ -317,6 +331,7 @@ fn run(seed: u64, calls: u32, pages: u32) -> Digest {
     }
     volume.check();
     assert!(pages > 1_000 || full > 0, "a small file system is full now and then");
+    assert!(over > calls / 1_000, "only {over} of {calls} calls passed a limit");
     assert!(changed > calls / 10, "only {changed} of {calls} calls changed anything");
     let root = volume.state.full_root();
     assert_eq!(root, replica.volume.state.full_root());
@@ -337,7 +352,7 @@ fn random_calls_on_a_full_file_system() {
     }
 }
 
-const STATE: &str = "ebdebe91374afd24fe486f5fa86255f76c456efc97701eafebc0d2302190dfd3";
+const STATE: &str = "ce8ad3bd10cca0e9778ff63671975df767d7107bae4a2475767a25b01b9c51ba";
 
 /// Every build on every machine comes to this state. A change of the layout changes it, and wants a new `VERSION`.
 #[test]

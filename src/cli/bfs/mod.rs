@@ -7,6 +7,7 @@ mod locks;
 mod mount;
 mod nfs;
 mod opened;
+mod quota;
 mod translate;
 mod volume;
 mod work;
@@ -51,6 +52,9 @@ enum Verb {
     /// Have every replica check that its file system fits together, while it serves
     #[command(after_help = fsck::EXAMPLE)]
     Fsck(fsck::FsckArgs),
+    /// Show and set how much room and how many files users and groups may have
+    #[command(after_help = quota::EXAMPLE)]
+    Quota(quota::QuotaArgs),
 }
 
 /// Where the file system is.
@@ -103,5 +107,6 @@ pub fn run(args: &BfsArgs) -> Result<(), Error> {
         Verb::Mount(args) => mount::run(args),
         Verb::Demo(args) => demo::run(args),
         Verb::Fsck(args) => fsck::run(args),
+        Verb::Quota(args) => quota::run(args),
     }
 }
