@@ -145,7 +145,7 @@ fn a_gateway_speaks_rpc_as_the_protocol_has_it() {
     path.clear();
     path.put_opaque(b"/none");
     assert_eq!(caller.ask(MOUNT, 3, 1, &path).1, (Status::NoEnt as u32).to_be_bytes());
-    assert_eq!(caller.ask(MOUNT, 3, 5, &[]).1, rpc::exports());
+    assert_eq!(caller.ask(MOUNT, 3, 5, &[]).1, rpc::exports(&["127.0.0.0/8".to_owned(), "::1".to_owned()]));
 
     // A call in fragments of three bytes.
     let mut bytes = Vec::new();
@@ -166,6 +166,45 @@ fn a_gateway_speaks_rpc_as_the_protocol_has_it() {
         assert_eq!(hostile.receive(), None, "{bytes:?}");
     }
     assert_eq!(others.ask(NFS, 3, 0, &[]), (0, vec![]));
+}
+
+#[test]
+fn a_read_only_gateway_changes_nothing() {
+    let gateway = Gateway::start(&["--unreplicated", "--size", "16", "--listen", "127.0.0.1:0", "--read-only"]);
+    let caller = &mut gateway.connect();
+    let (object, new) = (Some(Handle::ROOT), NewAttributes::mode(0o755));
+    let [at, to] = [&b"a"[..], b"b"].map(|name| Place { directory: object, name });
+    let rofs = |caller: &mut Caller, request: Request<'_>| {
+        let results = caller.nfs(request);
+        assert_eq!(Answer::parse(request.procedure(), &results).unwrap().status, Err(Status::RoFs), "{request:?}");
+    };
+    rofs(caller, Request::MkDir { at, new });
+    rofs(caller, Request::SetAttr { object, new, guard: None });
+    rofs(caller, Request::Rename { from: at, to });
+    rofs(caller, Request::Link { file: object, at });
+    rofs(caller, Request::Remove { at });
+    let results = caller.nfs(Request::Lookup { at });
+    assert_eq!(Answer::parse(Procedure::Lookup, &results).unwrap().status, Err(Status::NoEnt));
+    let results = caller.nfs(Request::Access { object, wanted: 0x3f });
+    assert_eq!(Answer::parse(Procedure::Access, &results).unwrap().granted, 0x03, "read and look up");
+}
+
+#[test]
+fn who_is_not_allowed_is_not_served() {
+    let start = |allow: &str| {
+        let args = ["--unreplicated", "--size", "16", "--listen", "127.0.0.1:0", "--allow", allow];
+        Gateway::start(&args)
+    };
+    let others = start("10.1.0.0/16,127.0.0.2,fd00::/8");
+    let mut connection = others.connect();
+    // It may be closed before the call is sent, or after.
+    let _ = connection.stream.write_all(&marked(&record(1, NFS, 3, 0, &[])));
+    assert_eq!(connection.receive(), None);
+    let us = start("10.1.0.0/16,127.0.0.0/30");
+    let caller = &mut us.connect();
+    assert_eq!(caller.ask(NFS, 3, 0, &[]), (0, vec![]));
+    let shown = ["10.1.0.0/16", "127.0.0.0/30"].map(str::to_owned);
+    assert_eq!(caller.ask(MOUNT, 3, 5, &[]).1, rpc::exports(&shown));
 }
 
 #[test]
@@ -477,6 +516,20 @@ fn needs_fuse_programs_use_a_mounted_folder() {
     fs::remove_dir(at("folder")).unwrap();
     let left: Vec<_> = fs::read_dir(&mount.path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(left.len() >= 3, "{left:?}");
+    assert!(mount.end());
+}
+
+#[test]
+#[ignore = "needs root and /dev/fuse: ci/check test"]
+fn needs_fuse_a_read_only_mount_refuses_changes() {
+    let mount = Mount::start(&["--unreplicated", "--size", "64", "--read-only"]);
+    let refused = std::fs::write(mount.path.join("file"), b"content").unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(30), "EROFS");
+    assert_eq!(std::fs::create_dir(mount.path.join("folder")).unwrap_err().raw_os_error(), Some(30));
+    assert_eq!(std::fs::read_dir(&mount.path).unwrap().count(), 0);
+    let table = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let line = table.lines().find(|line| line.contains(mount.path.to_str().unwrap())).unwrap();
+    assert!(line.contains(" ro,"), "{line}");
     assert!(mount.end());
 }
 

@@ -3,7 +3,7 @@
 
 use super::credentials::{Credentials, GROUPS_MAX, NOBODY};
 use super::xdr::{Garbage, Reader, Sink};
-use super::{Accepted, Handle, TRANSFER_MAX};
+use super::{Accepted, Handle, Procedure, Status, TRANSFER_MAX, access};
 
 /// The program number of NFS.
 pub const NFS: u32 = 100_003;
@@ -203,14 +203,55 @@ pub fn mounted(handle: Result<Handle, u32>) -> Vec<u8> {
     results
 }
 
-/// The results of EXPORT: the root, to everyone.
-pub fn exports() -> Vec<u8> {
+/// The results of EXPORT: the root, to these. To nobody in particular is to everyone.
+pub fn exports(groups: &[String]) -> Vec<u8> {
     let mut results = Vec::new();
     results.put_bool(true);
     results.put_opaque(b"/");
+    for group in groups {
+        results.put_bool(true);
+        results.put_opaque(group.as_bytes());
+    }
     results.put_bool(false);
     results.put_bool(false);
     results
+}
+
+/// The results of a procedure of NFS that changes something, where nothing may be changed: NFS3ERR_ROFS, without attributes.
+/// `None` for one that changes nothing.
+pub fn read_only_refusal(procedure: Procedure) -> Option<Vec<u8>> {
+    if procedure.is_read_only() {
+        return None;
+    }
+    // wcc_data is two words; RENAME has it of two directories, LINK the attributes of the file before it.
+    let words = match procedure {
+        Procedure::Rename => 4,
+        Procedure::Link => 3,
+        _ => 2,
+    };
+    let mut results = Vec::new();
+    results.put_u32(Status::RoFs as u32);
+    (0..words).for_each(|_| results.put_bool(false));
+    Some(results)
+}
+
+/// FSINFO's property that times can be set.
+const CAN_SET_TIME: u32 = 0x10;
+
+/// Makes what the file system gave for an operation (accept_stat and results) fit a server where nothing may be changed:
+/// ACCESS grants no change, FSINFO says that times cannot be set.
+pub fn as_read_only(procedure: Procedure, result: &mut [u8]) {
+    let kept = match procedure {
+        Procedure::Access => access::READ | access::LOOKUP | access::EXECUTE,
+        Procedure::FsInfo => !CAN_SET_TIME,
+        _ => return,
+    };
+    // In both it is the last word, if the procedure succeeded.
+    if let Some(([0, 0, 0, 0, 0, 0, 0, 0], rest)) = result.split_first_chunk_mut::<8>()
+        && let Some(last) = rest.last_chunk_mut::<4>()
+    {
+        *last = (u32::from_be_bytes(*last) & kept).to_be_bytes();
+    }
 }
 
 #[cfg(test)]
@@ -293,6 +334,36 @@ mod tests {
         assert_eq!(MountCall::parse(0, &[0; 4]), Err(Accepted::Garbage));
         assert_eq!(words(&mounted(Err(2))), [2]);
         assert_eq!(mounted(Ok(Handle::ROOT)).len(), 4 + 4 + 16 + 8);
-        assert_eq!(words(&exports()), [1, 1, u32::from_be_bytes(*b"/\0\0\0"), 0, 0]);
+        let root = u32::from_be_bytes(*b"/\0\0\0");
+        assert_eq!(words(&exports(&[])), [1, 1, root, 0, 0]);
+        let one = u32::from_be_bytes(*b"::1\0");
+        assert_eq!(words(&exports(&["::1".to_owned(), "::1".to_owned()])), [1, 1, root, 1, 3, one, 1, 3, one, 0, 0]);
+    }
+
+    #[test]
+    fn where_nothing_may_be_changed_the_results_say_so() {
+        use crate::bfs::Answer;
+
+        for procedure in Procedure::ALL.into_iter().filter(|procedure| procedure.is_nfs()) {
+            let refusal = read_only_refusal(procedure);
+            assert_eq!(refusal.is_none(), procedure.is_read_only());
+            if let Some(refusal) = refusal {
+                assert_eq!(Answer::parse(procedure, &refusal).unwrap().status, Err(Status::RoFs), "{procedure:?}");
+            }
+        }
+        let mut granted = vec![0; 12];
+        granted.put_u32(0x3f);
+        let mut refused = [&[0, 0, 0, 0, 0, 0, 0, 70][..], &[0xff; 4]].concat();
+        let (read, before) = (granted.clone(), refused.clone());
+        as_read_only(Procedure::Access, &mut granted);
+        assert_eq!(Answer::parse(Procedure::Access, &granted[4..]).unwrap().granted, 0x23);
+        as_read_only(Procedure::FsInfo, &mut refused);
+        assert_eq!(refused, before, "what was refused has no last word");
+        let mut other = read.clone();
+        as_read_only(Procedure::Read, &mut other);
+        assert_eq!(other, read);
+        as_read_only(Procedure::FsInfo, &mut other);
+        assert_eq!(other[12..], 0x2fu32.to_be_bytes());
+        (0..12).for_each(|len| as_read_only(Procedure::Access, &mut vec![0; len]));
     }
 }

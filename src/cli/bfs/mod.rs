@@ -2,6 +2,7 @@
 
 mod demo;
 mod duplicates;
+mod exports;
 mod fsck;
 mod locks;
 mod mount;

@@ -48,6 +48,9 @@ pub struct Mount {
     source: Source,
     /// An empty folder
     mountpoint: PathBuf,
+    /// Change nothing: whatever would is refused (EROFS), and does not go to the cluster
+    #[arg(long)]
+    read_only: bool,
     /// How long the kernel may believe names and attributes
     #[arg(long, default_value_t = 1.0, value_name = "SECONDS", value_parser = cache_seconds)]
     cache_seconds: f64,
@@ -69,10 +72,14 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     let ttl = Duration::from_secs_f64(args.cache_seconds);
     let volume = Arc::new(volume);
     let locks = Locks::new(volume.clone());
-    let fuse = Fuse { volume, ttl, tag, opened: Mutex::new(Opened::default()), locks: locks.clone() };
+    let opened = Mutex::new(Opened::default());
+    let fuse = Fuse { volume, read_only: args.read_only, ttl, tag, opened, locks: locks.clone() };
     let mut config = Config::default();
     let user = Mounter::of_this_process();
     (config.mount_options, config.acl) = user.options();
+    if args.read_only {
+        config.mount_options.push(MountOption::RO);
+    }
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let mut session = Session::new(fuse, &args.mountpoint, &config).map_err(|error| user.refused(&path, error))?;
@@ -168,6 +175,7 @@ impl Wake for Unmount {
 /// The mounted file system.
 struct Fuse {
     volume: Arc<Volume>,
+    read_only: bool,
     /// How long the kernel may believe names and attributes.
     ttl: Duration,
     /// Keeps names of removed open files apart from those of other mounts.
@@ -205,6 +213,10 @@ impl Fuse {
     }
 
     fn start(&self, cred: &Credentials, request: &Request<'_>) -> Result<Pending, Errno> {
+        // The kernel knows it of a mount; this holds also where the mount was made anew with other options.
+        if self.read_only && !request.procedure().is_read_only() {
+            return Err(Errno::EROFS);
+        }
         self.volume.start(cred, request)
     }
 
@@ -229,7 +241,8 @@ impl Fuse {
         Fuse::finish(self.start(cred, request)?, request.procedure(), take)
     }
 
-    /// As [`ask`](Fuse::ask), for a file that is open: it was allowed when it was opened, and stays so.
+    /// As [`ask`](Fuse::ask), for a file that is open: it was allowed when it was opened, and stays so. Where root has to
+    /// ask for that, no quota holds.
     fn ask_opened<T>(
         &self,
         opening: FileHandle,

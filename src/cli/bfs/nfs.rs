@@ -16,6 +16,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 
 use super::Source;
 use super::duplicates::{Duplicates, Key, Seen};
+use super::exports::{LOOPBACK, Net};
 use super::volume::Volume;
 use crate::bfs::rpc::{self, Call, MountCall, Refused};
 use crate::bfs::{Accepted, Answer, Credentials, Handle, Place, Procedure, Request, Status};
@@ -27,8 +28,9 @@ use crate::transport::Wake;
 
 /// What `--help` ends with.
 pub const EXAMPLE: &str = "Example:\n  castra bfs nfs --cluster lab --listen 127.0.0.1:2049\n  mount -t nfs -o \
-    vers=3,proto=tcp,mountproto=tcp,port=2049,mountport=2049,nolock 127.0.0.1:/ /mnt\nNFS believes the client's machine who its \
-    users are: serve it to machines that you trust, or on loopback alone.";
+    vers=3,proto=tcp,mountproto=tcp,port=2049,mountport=2049,nolock 127.0.0.1:/ /mnt\n  \
+    castra bfs nfs --cluster lab --listen 10.1.0.5:2049 --allow 127.0.0.1,10.1.0.0/16 --read-only\nNFS believes the \
+    client's machine who its users are: serve it to machines that you trust. Without --allow it is served to this one.";
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 256;
@@ -45,6 +47,12 @@ pub struct Nfs {
     /// Where to listen, for NFS and MOUNT alike
     #[arg(long, default_value = "127.0.0.1:2049", value_name = "IP:PORT")]
     listen: SocketAddr,
+    /// Who may connect: addresses and networks (10.1.0.0/16, fd00::/8). This machine alone, unless told
+    #[arg(long, value_name = "NET[,NET...]", value_delimiter = ',')]
+    allow: Vec<Net>,
+    /// Change nothing: whatever would is refused (NFS3ERR_ROFS), and does not go to the cluster
+    #[arg(long)]
+    read_only: bool,
 }
 
 /// Serves until a signal.
@@ -56,7 +64,11 @@ pub fn run(args: &Nfs) -> Result<(), Error> {
     stop.wakes(Arc::new(Knock(address)));
     let signals = StopOnSignals::new(stop.clone())?;
     line(format!("nfs://{address}/ is {what}"))?;
-    let gateway = Arc::new(Gateway::new(volume));
+    if args.allow.is_empty() && !address.ip().is_loopback() {
+        note("Without --allow only this machine may connect");
+    }
+    let allowed = if args.allow.is_empty() { LOOPBACK.to_vec() } else { args.allow.clone() };
+    let gateway = Arc::new(Gateway::new(volume, allowed, args.read_only));
     while !stop.is_stopped() {
         match listener.accept() {
             Ok((stream, from)) if !stop.is_stopped() => gateway.clone().attend(stream, from.ip()),
@@ -117,6 +129,7 @@ impl Connection {
 /// A call whose result is awaited.
 struct Work {
     xid: u32,
+    procedure: Procedure,
     asked: Pending,
     /// Of one that changes something.
     key: Option<Key>,
@@ -124,17 +137,24 @@ struct Work {
 
 struct Gateway {
     volume: Volume,
+    /// Who may connect.
+    allowed: Vec<Net>,
+    read_only: bool,
     duplicates: Duplicates<Waiter>,
     connections: AtomicUsize,
 }
 
 impl Gateway {
-    fn new(volume: Volume) -> Gateway {
-        Gateway { volume, duplicates: Duplicates::new(), connections: AtomicUsize::new(0) }
+    fn new(volume: Volume, allowed: Vec<Net>, read_only: bool) -> Gateway {
+        Gateway { volume, allowed, read_only, duplicates: Duplicates::new(), connections: AtomicUsize::new(0) }
     }
 
-    /// Serves a connection on threads of its own.
+    /// Serves a connection on threads of its own, if it comes from who may connect.
     fn attend(self: Arc<Gateway>, stream: TcpStream, from: IpAddr) {
+        if !self.allowed.iter().any(|net| net.contains(from)) {
+            note(format!("{from}: closed, for --allow does not name it"));
+            return;
+        }
         if self.connections.fetch_add(1, Ordering::Relaxed) >= CONNECTIONS_MAX {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return;
@@ -193,7 +213,7 @@ impl Gateway {
                 let reply = match MountCall::parse(call.procedure, call.arguments) {
                     Ok(MountCall::Nothing) => rpc::reply(call.xid, Accepted::Success, &[]),
                     Ok(MountCall::Dump) => rpc::reply(call.xid, Accepted::Success, &[0; 4]),
-                    Ok(MountCall::Export) => rpc::reply(call.xid, Accepted::Success, &rpc::exports()),
+                    Ok(MountCall::Export) => rpc::reply(call.xid, Accepted::Success, &self.exports()),
                     Ok(MountCall::Mount(path)) => {
                         rpc::reply(call.xid, Accepted::Success, &rpc::mounted(self.mount(&call.cred, path)))
                     }
@@ -221,8 +241,13 @@ impl Gateway {
             connection.send(&rpc::reply(call.xid, Accepted::NoProcedure, &[]));
             return Ok(());
         };
-        let changes = !procedure.is_read_only();
-        let key = changes.then(|| Key::new(connection.from, call.xid, record));
+        if self.read_only
+            && let Some(refusal) = rpc::read_only_refusal(procedure)
+        {
+            connection.send(&rpc::reply(call.xid, Accepted::Success, &refusal));
+            return Ok(());
+        }
+        let key = (!procedure.is_read_only()).then(|| Key::new(connection.from, call.xid, record));
         if let Some(key) = key {
             match self.duplicates.begin(key, Waiter(connection.clone())) {
                 Seen::New => {}
@@ -234,7 +259,7 @@ impl Gateway {
             }
         }
         let asked = self.volume.submit(call.procedure, &call.cred, call.arguments);
-        let work = asked.map_err(io::Error::other).map(|asked| Work { xid: call.xid, asked, key });
+        let work = asked.map_err(io::Error::other).map(|asked| Work { xid: call.xid, procedure, asked, key });
         let handed = work.and_then(|work| hand_over.send(work).map_err(|_| io::Error::other("the replies ended")));
         if let (Err(_), Some(key)) = (&handed, key) {
             self.duplicates.forget(&key);
@@ -244,11 +269,16 @@ impl Gateway {
 
     /// Waits for results, and replies.
     fn reply(&self, work: &Receiver<Work>, connection: &Arc<Connection>) {
-        for Work { xid, asked, key } in work {
+        for Work { xid, procedure, asked, key } in work {
             match (asked.wait(), key) {
                 (Ok(result), Some(key)) => {
                     let reply = Bytes::from(rpc::relay(xid, &result));
                     self.duplicates.finish(&key, &reply).iter().for_each(|waiter| waiter.0.send(&reply));
+                }
+                (Ok(result), None) if self.read_only => {
+                    let mut result = result.to_vec();
+                    rpc::as_read_only(procedure, &mut result);
+                    connection.send(&rpc::relay(xid, &result));
                 }
                 (Ok(result), None) => connection.send(&rpc::relay(xid, &result)),
                 (Err(error), key) => {
@@ -261,6 +291,10 @@ impl Gateway {
                 }
             }
         }
+    }
+
+    fn exports(&self) -> Vec<u8> {
+        rpc::exports(&self.allowed.iter().map(Net::to_string).collect::<Vec<_>>())
     }
 
     /// The handle of a path, or mountstat3 (whose numbers are those of nfsstat3).
