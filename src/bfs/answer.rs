@@ -14,7 +14,7 @@ use crate::types::ClientId;
 pub struct Answer<'a> {
     /// How it went.
     pub status: Result<(), Status>,
-    /// The file's attributes: of the one that was asked about, found or made.
+    /// The file's attributes: of the one that was asked about, locked, found or made.
     pub attributes: Option<Attributes>,
     /// The handle of the file that was found or made.
     pub handle: Option<Handle>,
@@ -271,6 +271,9 @@ impl<'a> Answer<'a> {
                 }
             }
             Procedure::Lock | Procedure::TestLock => {
+                if done && procedure == Procedure::Lock {
+                    self.attributes = after(r)?;
+                }
                 if self.status == Err(Status::Denied) {
                     self.conflict = Some(Conflict::decode(r)?);
                 }

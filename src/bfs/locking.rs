@@ -7,11 +7,14 @@ use super::inode::{InodeId, Kind};
 use super::locks::{self, Holder};
 use super::ranges::LockRange;
 use super::request::{Given, LeaseCall, LockOwner};
-use super::results::{change, put_status};
+use super::results::{change, put_after, put_status};
 use super::status::Status;
 use super::table::{self, SUPERBLOCK};
 use crate::execution::ReplyBuffer;
 use crate::state::Region;
+
+/// Why a call is refused, and the lock that is in its way.
+type Refusal = (Status, Option<Conflict>);
 
 fn holder(caller: &Caller<'_>, mount: u64) -> Holder {
     Holder { client: caller.client, mount }
@@ -28,13 +31,7 @@ fn lockable(region: &Region, caller: &Caller<'_>, file: Given, start: u64, end: 
 }
 
 /// [`Status::Denied`] with the lock that is in the way.
-fn free(
-    region: &Region,
-    now: u64,
-    id: InodeId,
-    who: (Holder, u64),
-    range: &LockRange,
-) -> Result<(), (Status, Option<Conflict>)> {
+fn free(region: &Region, now: u64, id: InodeId, who: (Holder, u64), range: &LockRange) -> Result<(), Refusal> {
     match locks::conflict(region, now, id, who, range) {
         None => Ok(()),
         Some(lock) => {
@@ -44,7 +41,7 @@ fn free(
     }
 }
 
-fn put<T>(reply: &mut ReplyBuffer, result: &Result<T, (Status, Option<Conflict>)>) {
+fn put<T>(reply: &mut ReplyBuffer, result: &Result<T, Refusal>) {
     let status = result.as_ref().map(|_| ()).map_err(|(status, _)| *status);
     put_status(reply, &status);
     if let Err((Status::Denied, Some(conflict))) = result {
@@ -53,7 +50,7 @@ fn put<T>(reply: &mut ReplyBuffer, result: &Result<T, (Status, Option<Conflict>)
 }
 
 /// A refusal without a lock that is in the way. One that finds no room is one too many.
-fn plain(status: Status) -> (Status, Option<Conflict>) {
+fn plain(status: Status) -> Refusal {
     (if status == Status::NoSpc { Status::NoLck } else { status }, None)
 }
 
@@ -92,6 +89,10 @@ pub(super) fn lock(
         change(region, time, |region, _| locks::lock(region, now, id, who, asked.2)).map_err(plain)
     });
     put(reply, &result);
+    if result.is_ok() {
+        // So that whoever waited for the file knows whether what he has of it is of now.
+        put_after(reply, region, asked.0);
+    }
 }
 
 /// The file and the owner, if the owner may have the lock.
@@ -100,7 +101,7 @@ fn granted(
     caller: &Caller<'_>,
     now: u64,
     (file, owner, range): (Given, LockOwner, LockRange),
-) -> Result<(InodeId, (Holder, LockOwner)), (Status, Option<Conflict>)> {
+) -> Result<(InodeId, (Holder, LockOwner)), Refusal> {
     let holder = holder(caller, owner.mount);
     let id = lockable(region, caller, file, range.start, range.end).map_err(plain)?;
     locks::check_lease(region, now, holder).map_err(plain)?;

@@ -35,7 +35,7 @@ const PROPERTIES: u32 = 0x01 | 0x02 | 0x08 | 0x10;
 const INODES_PER_PAGE: u64 = (PAGE / super::inode::INODE) as u64;
 
 /// post_op_attr of what a handle leads to.
-fn put_after<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given) {
+pub(super) fn put_after<P: Pages>(reply: &mut ReplyBuffer, region: &P, object: Given) {
     let found = table::view(region, object).ok();
     reply.put_optional(found, |reply, (id, inode)| table::attributes(region, id, &inode).encode(reply));
 }

@@ -2,17 +2,23 @@
 //!
 //! The kernel does not say through this library whether a lock is fcntl's or flock's, so both are ranges of one kind, as on
 //! NFS: they see each other.
+//!
+//! Who is granted a lock finds in the file what was written under the locks before his: if the file was changed otherwise
+//! than through this mount, what the kernel has of it is forgotten first.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use fuser::{Errno, INodeNo, ReplyEmpty};
+use fuser::{Errno, INodeNo, Notifier, ReplyEmpty};
 
-use super::translate::{errno, handle};
+use super::translate::{errno, handle, node};
 use super::volume::Volume;
-use crate::bfs::{Answer, Conflict, Credentials, LEASE, LeaseCall, LockOwner, LockRange, Request, Status};
+use crate::bfs::{
+    Answer, Conflict, Credentials, Handle, LEASE, LeaseCall, LockOwner, LockRange, Request, Stamp, Status,
+};
 use crate::cli::output::note;
 use crate::runtime::random_bytes;
 
@@ -26,6 +32,8 @@ const SIGNALS: Duration = Duration::from_millis(20);
 const IN_ORDER: Duration = Duration::from_secs(1);
 /// How often the lease is renewed.
 const RENEWAL: Duration = Duration::from_nanos(LEASE / 3);
+/// Of the mount's threads, how many may wait for the kernel to forget: others must serve what it has under way meanwhile.
+const FORGETTING_MAX: usize = 4;
 /// How long the end of a mount waits for its waiters.
 const ENDING: Duration = Duration::from_secs(2);
 
@@ -58,6 +66,24 @@ pub struct Locks {
     changed: Condvar,
     /// The mount ends.
     ending: Condvar,
+    /// Of files that were locked: which change of the file all is of, or later, that the kernel has of it.
+    seen: Mutex<BTreeMap<u64, Stamp>>,
+    notifier: OnceLock<Notifier>,
+    forgetting: AtomicUsize,
+}
+
+/// How a lock was answered.
+enum Tried {
+    /// Granted. When the file was last changed, if it is there.
+    Granted(Option<Stamp>),
+    Denied,
+}
+
+/// What the replicas say to a call of locks.
+struct Said {
+    status: Result<(), Status>,
+    conflict: Option<Conflict>,
+    changed: Option<Stamp>,
 }
 
 #[derive(Default)]
@@ -83,28 +109,41 @@ impl Locks {
     /// None yet.
     pub fn new(volume: Arc<Volume>) -> Arc<Locks> {
         let (lease, held) = (Mutex::new(None), Mutex::new(Held::default()));
-        Arc::new(Locks { volume, lease, held, changed: Condvar::new(), ending: Condvar::new() })
+        Arc::new(Locks {
+            volume,
+            lease,
+            held,
+            changed: Condvar::new(),
+            ending: Condvar::new(),
+            seen: Mutex::default(),
+            notifier: OnceLock::new(),
+            forgetting: AtomicUsize::new(0),
+        })
     }
 
-    fn ask(&self, cred: &Credentials, request: &Request<'_>) -> Result<(Result<(), Status>, Option<Conflict>), Errno> {
-        let take = |answer: &Answer<'_>| Ok((answer.status, answer.conflict));
+    /// By this the kernel is told to forget.
+    pub fn invalidates(&self, notifier: Notifier) {
+        let _ = self.notifier.set(notifier);
+    }
+
+    fn ask(&self, cred: &Credentials, request: &Request<'_>) -> Result<Said, Errno> {
+        let take = |answer: &Answer<'_>| {
+            let changed = answer.attributes.map(|of| of.changed);
+            Ok(Said { status: answer.status, conflict: answer.conflict, changed })
+        };
         Volume::finish(self.volume.start(cred, request)?, request.procedure(), take)
     }
 
     /// As [`ask`](Locks::ask), for a file that is open: it was allowed when it was opened, and stays so.
-    fn ask_opened(
-        &self,
-        cred: &Credentials,
-        request: &Request<'_>,
-    ) -> Result<(Result<(), Status>, Option<Conflict>), Errno> {
+    fn ask_opened(&self, cred: &Credentials, request: &Request<'_>) -> Result<Said, Errno> {
         match self.ask(cred, request)? {
-            (Err(Status::Access), _) => self.ask(&Credentials::ROOT, request),
+            Said { status: Err(Status::Access), .. } => self.ask(&Credentials::ROOT, request),
             answered => Ok(answered),
         }
     }
 
     fn lease_call(&self, mount: u64, how: LeaseCall) -> Result<Result<(), Status>, Errno> {
-        self.ask(&Credentials::ROOT, &Request::Lease { mount, how }).map(|(status, _)| status)
+        self.ask(&Credentials::ROOT, &Request::Lease { mount, how }).map(|said| said.status)
     }
 
     /// The lease; it begins if there is none.
@@ -137,21 +176,21 @@ impl Locks {
         }
     }
 
-    /// Whether the lock was granted.
-    fn try_lock(&self, asker: &Asker, range: LockRange) -> Result<bool, Errno> {
+    fn try_lock(&self, asker: &Asker, range: LockRange) -> Result<Tried, Errno> {
         for _ in 0..3 {
             let mount = self.lease()?;
             let owner = LockOwner { mount, owner: asker.owner, pid: asker.pid };
             let request = Request::Lock { file: Some(handle(asker.node)), owner, range };
-            match self.ask_opened(&asker.cred, &request)?.0 {
+            let said = self.ask_opened(&asker.cred, &request)?;
+            match said.status {
                 Ok(()) => {
                     // Before the program hears of it: whatever closes the file gives it up.
                     let key = (asker.node.0, asker.owner);
                     guard(&self.held).owners.entry(key).or_default().insert(asker.opening);
                     self.hint_shared(&range);
-                    return Ok(true);
+                    return Ok(Tried::Granted(said.changed));
                 }
-                Err(Status::Denied) => return Ok(false),
+                Err(Status::Denied) => return Ok(Tried::Denied),
                 Err(Status::Expired) => self.lost(mount),
                 Err(status) => return Err(errno(status)),
             }
@@ -174,10 +213,59 @@ impl Locks {
     /// F_SETLK and F_SETLKW, and flock: a program that has to wait does so on a thread of its own.
     pub fn lock(this: &Arc<Locks>, asker: Asker, range: LockRange, wait: bool, reply: ReplyEmpty) {
         match this.try_lock(&asker, range) {
-            Ok(true) => reply.ok(),
-            Ok(false) if wait => Locks::wait(this, asker, range, reply),
-            Ok(false) => reply.error(Errno::EAGAIN),
+            Ok(Tried::Granted(changed)) => Locks::granted(this, asker.node, changed, reply),
+            Ok(Tried::Denied) if wait => Locks::wait(this, asker, range, reply),
+            Ok(Tried::Denied) => reply.error(Errno::EAGAIN),
             Err(error) => reply.error(error),
+        }
+    }
+
+    fn granted(this: &Arc<Locks>, file: INodeNo, changed: Option<Stamp>, reply: ReplyEmpty) {
+        if !this.is_stale(file, changed) {
+            return reply.ok();
+        }
+        if this.forgetting.fetch_add(1, Ordering::Relaxed) < FORGETTING_MAX {
+            this.forget(file, changed);
+            reply.ok();
+        } else {
+            let locks = this.clone();
+            let forget = move || {
+                locks.forget(file, changed);
+                reply.ok();
+            };
+            if let Err(error) = thread::Builder::new().name("bfs-forget".to_owned()).spawn(forget) {
+                note(format!("nobody forgets what was changed: {error}"));
+            }
+        }
+        this.forgetting.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_stale(&self, file: INodeNo, changed: Option<Stamp>) -> bool {
+        changed.is_none() || guard(&self.seen).get(&file.0) != changed.as_ref()
+    }
+
+    /// Has the kernel forget what it has of a file that was changed. It waits for what is being read and written.
+    fn forget(&self, file: INodeNo, changed: Option<Stamp>) {
+        if let Some(notifier) = self.notifier.get() {
+            // It knows nothing of the file: as well.
+            let _ = notifier.inval_inode(file, 0, 0);
+        }
+        if let Some(changed) = changed {
+            guard(&self.seen).insert(file.0, changed);
+        }
+    }
+
+    /// Something was written through this mount: the kernel has it. Of what others wrote before, it knows nothing.
+    pub fn wrote(&self, file: Handle, answer: &Answer<'_>) {
+        let mut seen = guard(&self.seen);
+        if seen.is_empty() {
+            return;
+        }
+        let seen = node(file).and_then(|file| seen.get_mut(&file.0));
+        if let (Some(seen), Some(before), Some(after)) = (seen, answer.before, answer.attributes)
+            && *seen == before.changed
+        {
+            *seen = after.changed;
         }
     }
 
@@ -193,7 +281,12 @@ impl Locks {
         let waiter = Waiter(this.clone());
         let wait = move || {
             match waiter.0.wait_for(&asker, range) {
-                Ok(()) => reply.ok(),
+                Ok(changed) => {
+                    if waiter.0.is_stale(asker.node, changed) {
+                        waiter.0.forget(asker.node, changed);
+                    }
+                    reply.ok();
+                }
                 Err(error) => reply.error(error),
             }
             drop(waiter);
@@ -205,7 +298,7 @@ impl Locks {
     }
 
     /// Tries again until it is granted, or a signal comes.
-    fn wait_for(&self, asker: &Asker, range: LockRange) -> Result<(), Errno> {
+    fn wait_for(&self, asker: &Asker, range: LockRange) -> Result<Option<Stamp>, Errno> {
         let (mut pause, longest) = PAUSES;
         let mut signals = Signals::of(asker.thread);
         let mut tried = Instant::now();
@@ -216,8 +309,8 @@ impl Locks {
                 continue;
             }
             tried = Instant::now();
-            if self.try_lock(asker, range)? {
-                return Ok(());
+            if let Tried::Granted(changed) = self.try_lock(asker, range)? {
+                return Ok(changed);
             }
         }
     }
@@ -249,7 +342,8 @@ impl Locks {
         let mount = guard(&self.lease).unwrap_or_default();
         let owner = LockOwner { mount, owner: asker.owner, pid: asker.pid };
         let request = Request::TestLock { file: Some(handle(asker.node)), owner, range };
-        match self.ask_opened(&asker.cred, &request)? {
+        let said = self.ask_opened(&asker.cred, &request)?;
+        match (said.status, said.conflict) {
             (Ok(()), _) => Ok(None),
             (Err(Status::Denied), Some(Conflict { range, owner, .. })) => {
                 Ok(Some((range, if owner.mount == mount { owner.pid } else { 0 })))
@@ -274,7 +368,7 @@ impl Locks {
         let Some(mount) = *guard(&self.lease) else { return Ok(()) };
         let owner = LockOwner { mount, owner, pid: 0 };
         let request = Request::Unlock { file: Some(handle(INodeNo(node))), owner, start, end };
-        let done = match self.ask(&Credentials::ROOT, &request)?.0 {
+        let done = match self.ask(&Credentials::ROOT, &request)?.status {
             // Gone, with all its locks.
             Ok(()) | Err(Status::Stale | Status::BadHandle) => Ok(()),
             Err(status) => Err(errno(status)),
@@ -310,6 +404,8 @@ impl Locks {
             through.map(|((_, owner), _)| *owner).collect()
         };
         owners.into_iter().for_each(|owner| self.closed(node, owner));
+        // Who opens it next reads it anew.
+        guard(&self.seen).remove(&node.0);
     }
 
     /// Renews the lease while anything is locked, until the mount ends.

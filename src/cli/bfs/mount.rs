@@ -83,6 +83,7 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
     let mut session = Session::new(fuse, &args.mountpoint, &config).map_err(|error| user.refused(&path, error))?;
+    locks.invalidates(session.notifier());
     let stop = Stop::new();
     let unmounter = Mutex::new(session.unmount_callable());
     stop.wakes(Arc::new(Unmount { unmounter, mountpoint: args.mountpoint.clone() }));
@@ -403,7 +404,10 @@ impl Fuse {
             parts.iter().enumerate().map(|(index, data)| self.start(asker, &part(index, data))).collect();
         let (mut written, mut failed) = (0, None);
         for (index, asked) in asked.into_iter().enumerate() {
-            let take = |answer: &Answer<'_>| Ok(answer.count);
+            let take = |answer: &Answer<'_>| {
+                self.locks.wrote(file, answer);
+                Ok(answer.count)
+            };
             let count = match asked.and_then(|asked| Fuse::finish(asked, Procedure::Write, take)) {
                 Err(Errno::EACCES) => self.ask_opened(opening, cred, &part(index, parts[index]), take),
                 other => other,
