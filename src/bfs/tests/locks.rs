@@ -126,6 +126,16 @@ fn random_locks_exclude_as_the_model_says() {
             if rng.chance(15) {
                 v.time += rng.below(40_000_000_000);
             }
+            if rng.chance(100) {
+                // What is undone was not.
+                let time = v.time;
+                v.state.begin_tentative();
+                let all = LockRange::whole(exclusive);
+                let _ =
+                    (v.lease(who, LeaseCall::Begin), v.lock(who, files[file], all), v.unlock(who, files[file], 3, 4));
+                v.state.rollback();
+                v.time = time;
+            }
             let now = (v.time + 1_000).max(model.last + 1);
             let context = format!("seed {seed}, call {call}: {who:?} file {file} bytes {bytes:?} {exclusive}");
             let expected = match rng.below(100) {

@@ -169,7 +169,7 @@ impl Locks {
         if !lost.is_empty() {
             let files = lost.keys().map(|(node, _)| node).collect::<BTreeSet<_>>().len();
             note(format!(
-                "WARNING: the replicas heard nothing of this mount for {} s, and gave up its locks of {files} files: programs \
+                "WARNING: the replicas heard nothing of this mount for {} s, and gave up its locks (files: {files}): programs \
                  that hold them still believe in them, and others may have them by now",
                 LEASE / 1_000_000_000
             ));
