@@ -171,12 +171,12 @@ fn charge(region: &mut Region, account: Account, had: Amount, has: Amount, limit
 pub(super) fn after<P: Pages>(region: &P, account: Option<Account>) -> impl Iterator<Item = (Account, Quota)> + '_ {
     let key = account.map(Account::key);
     let from = key.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(&key[..]));
-    QUOTAS.range(region, from, Bound::Unbounded).filter_map(|(key, value)| entry(&key, &value))
+    QUOTAS.range(region, from, Bound::Unbounded).filter_map(|(key, value)| entry(key, &value))
 }
 
 /// All that there are, by number, users first: what their keys and values say, where that is one.
 pub(super) fn all<P: Pages>(region: &P) -> impl Iterator<Item = Option<(Account, Quota)>> + '_ {
-    QUOTAS.iter(region).map(|(key, value)| entry(&key, &value))
+    QUOTAS.iter(region).map(|(key, value)| entry(key, &value))
 }
 
 fn entry<P: Pages>(key: &[u8], value: &Value<'_, P>) -> Option<(Account, Quota)> {

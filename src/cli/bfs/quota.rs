@@ -7,7 +7,7 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::bfs::{Account, Amount, Answer, Credentials, Listed, Procedure, Quota, Request, Status};
+use crate::bfs::{Account, Amount, Answer, Bfs, Credentials, Listed, Procedure, Quota, Request, Status};
 use crate::cli::config::{ServiceName, wrong};
 use crate::cli::connect::{Connected, connect, failed};
 use crate::cli::errors::Error;
@@ -117,7 +117,7 @@ impl Asker {
         };
         let mut arguments = Vec::new();
         request.encode(&mut arguments);
-        let op = crate::bfs::Bfs::operation(request.procedure() as u32, &self.cred, &arguments);
+        let op = Bfs::operation(request.procedure() as u32, &self.cred, &arguments);
         let client = &self.connected.client;
         let asked = match request.procedure().is_read_only() {
             true => client.submit_query(op),
