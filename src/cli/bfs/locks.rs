@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ const IN_ORDER: Duration = Duration::from_secs(1);
 const RENEWAL: Duration = Duration::from_nanos(LEASE / 3);
 /// Of the mount's threads, how many may wait for the kernel to forget: others must serve what it has under way meanwhile.
 const FORGETTING_MAX: usize = 4;
-/// How long the end of a mount waits for its waiters.
+/// How long the end of a mount waits for its waiters, and then for the replicas.
 const ENDING: Duration = Duration::from_secs(2);
 
 /// The largest offset of the kernel's.
@@ -431,13 +431,17 @@ impl Locks {
         }
     }
 
-    fn end(&self) {
+    /// Nobody waits any more.
+    fn stop(&self) {
         let mut held = guard(&self.held);
         held.ended = true;
         self.ending.notify_all();
         self.changed.notify_all();
         let waited = self.changed.wait_timeout_while(held, ENDING, |held| held.waiters > 0);
         drop(waited);
+    }
+
+    fn end_lease(&self) {
         if let Some(mount) = *guard(&self.lease) {
             // Else they are nobody's in half a minute.
             let _ = self.lease_call(mount, LeaseCall::End);
@@ -471,8 +475,19 @@ impl Keeper {
 
     /// The mount ended: nobody waits any more, and what is locked is given up.
     pub fn end(self) {
-        self.locks.end();
-        let _ = self.thread.join();
+        self.locks.stop();
+        let (say, said) = mpsc::channel();
+        let Keeper { locks, thread } = self;
+        let end = move || {
+            let _ = thread.join();
+            locks.end_lease();
+            drop(locks);
+            let _ = say.send(());
+        };
+        // Of a cluster that does not answer nobody waits to unmount it.
+        if thread::Builder::new().name("bfs-lease".to_owned()).spawn(end).is_ok() {
+            let _ = said.recv_timeout(ENDING);
+        }
     }
 }
 
