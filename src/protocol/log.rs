@@ -43,6 +43,8 @@ pub struct Slot {
     pub asked_at: Time,
     /// How often it was.
     pub asked: usize,
+    /// How often packs that the candidate names were asked for.
+    pub asked_for_packs: u32,
 }
 
 impl Slot {
@@ -109,6 +111,7 @@ impl Slot {
         self.commit_sent = false;
         self.sent_at = Time(0);
         self.asked_at = Time(0);
+        self.asked_for_packs = 0;
     }
 }
 

@@ -140,6 +140,8 @@ pub struct Peer {
     needs_since: Time,
     /// Messages above our high watermark (P20).
     ahead: VecDeque<Ordering>,
+    /// When the packs that it asked for will have left, at the pace at which they do.
+    packs_until: Time,
     /// Bodies sent to it lately.
     bodies_sent: BTreeMap<SeqNum, Time>,
     /// Signed statements sent to it lately, and when each may be sent again.

@@ -25,7 +25,11 @@ impl Agreement {
         let pack = pack.into_inner();
         let large = pack.encoded().len() > self.config.inline_max;
         if large {
-            self.bodies.insert(pack.clone(), true, self.config.client_bytes_max);
+            let quota = self.config.client_bytes_max;
+            match self.wants_body(&pack.digest(), true) {
+                true => self.bodies.insert(self.now, pack.clone(), true, quota),
+                false => self.bodies.offer(self.now, pack.clone(), quota),
+            }
         }
         if self.views.pending {
             // Its proof keeps it for the next primary; others are sent again by their client.
@@ -35,7 +39,8 @@ impl Agreement {
                 Err(Refused::Duplicate) => self.counters.duplicate += 1,
                 Err(Refused::Quota) => self.counters.over_quota += 1,
             }
-        } else if signed {
+        } else if signed && !large {
+            // A large one went to the primary too: it follows only when it has waited (P2, P26).
             let primary = self.primary();
             self.send(primary, Message::Relay(pack));
         }
@@ -50,7 +55,7 @@ impl Agreement {
             self.retry_candidates();
         }
         if self.wants_body(&pack.digest(), authentic) {
-            self.bodies.insert(pack, authentic, self.config.client_bytes_max);
+            self.bodies.insert(self.now, pack, authentic, self.config.client_bytes_max);
             self.retry_candidates();
         } else {
             self.counters.unasked += u64::from(!authentic);
@@ -253,20 +258,28 @@ impl Agreement {
     }
 
     /// Asks the primary for bodies that a pre-prepare names; a large pack comes from its client too, so the first
-    /// question waits a little.
+    /// question waits a little. Each further one waits twice as long as the one before: what was asked for may be on its
+    /// way behind much else, and each copy more makes all wait longer.
     fn ask_for_bodies(&mut self, n: SeqNum, missing: &[Digest]) {
+        const DOUBLED_MAX: u32 = 3;
         let now = self.now;
         let (resend, status) = (self.config.resend_min, self.config.status_interval);
+        let pause = |asked: u32| match asked {
+            0 => resend,
+            _ => status * (1 << (asked - 1).min(DOUBLED_MAX)),
+        };
         let slot = self.log.slot(n);
         if slot.asked_at == Time(0) {
             slot.asked_at = now;
         }
-        if now.since(slot.asked_at) < resend {
-            self.candidate_at = self.candidate_at.min(slot.asked_at + resend);
+        let due = slot.asked_at + pause(slot.asked_for_packs);
+        if now < due {
+            self.candidate_at = self.candidate_at.min(due);
             return;
         }
         slot.asked_at = now;
-        self.candidate_at = self.candidate_at.min(now + status);
+        slot.asked_for_packs += 1;
+        self.candidate_at = self.candidate_at.min(now + pause(slot.asked_for_packs));
         let primary = self.primary();
         for digest in missing {
             self.send(primary, Message::FetchPack(*digest));

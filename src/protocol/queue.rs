@@ -1,9 +1,10 @@
 //! Packs that wait for a proposal, and bodies of packs that proposals name by digest.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use crate::limits::BATCH_BYTES_MAX;
-use crate::types::{ClientId, Digest};
+use crate::types::{ClientId, Digest, Time};
 use crate::wire::{Batch, Pack};
 
 /// Why a pack was not taken.
@@ -127,6 +128,9 @@ impl Queue {
     }
 }
 
+/// A body younger than this may be the next to be ordered: none that its client sends makes it go.
+const YOUNG: Duration = Duration::from_secs(1);
+
 /// Bodies of packs that travel apart from the proposal (P3), each client within its quota. Authentic ones come from
 /// the client, the others from replicas that were asked for them.
 #[derive(Debug, Default)]
@@ -134,24 +138,41 @@ pub struct Bodies {
     packs: BTreeMap<Digest, Body>,
     order: BTreeMap<ClientId, VecDeque<Digest>>,
     bytes: BTreeMap<ClientId, usize>,
+    /// Of late moved into the log: other copies are not kept.
+    taken: BTreeSet<Digest>,
+    taken_order: VecDeque<Digest>,
 }
 
 #[derive(Debug)]
 struct Body {
     pack: Pack,
     authentic: bool,
+    at: Time,
 }
 
 impl Bodies {
-    /// Keeps `pack`; the oldest of the same client go when its quota is full.
-    pub fn insert(&mut self, pack: Pack, authentic: bool, client_bytes_max: usize) {
+    /// Keeps `pack`, which its client sent, unless it lies in the log already, or the client has its quota of others that
+    /// came lately. What is proposed and was not kept is asked for.
+    pub fn offer(&mut self, now: Time, pack: Pack, client_bytes_max: usize) {
+        let (client, size) = (pack.client(), pack.encoded().len());
+        let used = self.bytes.get(&client).copied().unwrap_or(0);
+        let oldest = self.order.get(&client).and_then(VecDeque::front).and_then(|oldest| self.packs.get(oldest));
+        let crowded = used + size > client_bytes_max && oldest.is_some_and(|body| now.since(body.at) < YOUNG);
+        let digest = pack.digest();
+        if !self.taken.contains(&digest) && (!crowded || self.packs.contains_key(&digest)) {
+            self.insert(now, pack, true, client_bytes_max);
+        }
+    }
+
+    /// Keeps `pack`, which a proposal names; the oldest of the same client go when its quota is full.
+    pub fn insert(&mut self, now: Time, pack: Pack, authentic: bool, client_bytes_max: usize) {
         let (digest, client, size) = (pack.digest(), pack.client(), pack.encoded().len());
         if let Some(known) = self.packs.get(&digest) {
             if known.authentic || !authentic {
                 return;
             }
             // Its proof is not under the digest, and may be of another length.
-            self.remove(&digest);
+            self.drop_body(&digest);
         }
         let used = self.bytes.entry(client).or_default();
         let order = self.order.entry(client).or_default();
@@ -164,7 +185,7 @@ impl Bodies {
         }
         *used += size;
         order.push_back(digest);
-        self.packs.insert(digest, Body { pack, authentic });
+        self.packs.insert(digest, Body { pack, authentic, at: now });
     }
 
     /// The body with this digest, and whether its own proof is good for us.
@@ -174,7 +195,25 @@ impl Bodies {
 
     /// Forgets a body that now lies in the log.
     pub fn remove(&mut self, digest: &Digest) {
-        let Some(body) = self.packs.remove(digest) else { return };
+        if self.drop_body(digest) && self.taken.insert(*digest) {
+            self.taken_order.push_back(*digest);
+            if self.taken_order.len() > RECENT_MAX
+                && let Some(oldest) = self.taken_order.pop_front()
+            {
+                self.taken.remove(&oldest);
+            }
+        }
+    }
+
+    /// Another view: what lies in the log may be lost, and be proposed anew.
+    pub fn view_left(&mut self) {
+        self.taken.clear();
+        self.taken_order.clear();
+    }
+
+    /// Whether it was held.
+    fn drop_body(&mut self, digest: &Digest) -> bool {
+        let Some(body) = self.packs.remove(digest) else { return false };
         let client = body.pack.client();
         let used = self.bytes.get_mut(&client).expect("its bytes are counted");
         *used -= body.pack.encoded().len();
@@ -184,6 +223,7 @@ impl Bodies {
             self.order.remove(&client);
             self.bytes.remove(&client);
         }
+        true
     }
 }
 
@@ -226,8 +266,8 @@ mod tests {
         let (vector, signed) = (pack(1, false), pack(1, true));
         assert!(vector.digest() == signed.digest() && vector.encoded().len() < signed.encoded().len());
         let mut bodies = Bodies::default();
-        bodies.insert(vector, false, 1 << 20);
-        bodies.insert(signed.clone(), true, 1 << 20);
+        bodies.insert(Time(1), vector, false, 1 << 20);
+        bodies.insert(Time(2), signed.clone(), true, 1 << 20);
         assert_eq!(bodies.bytes[&ClientId(1)], signed.encoded().len());
         bodies.remove(&signed.digest());
         assert!(bodies.packs.is_empty() && bodies.order.is_empty() && bodies.bytes.is_empty());
@@ -246,9 +286,52 @@ mod tests {
         let quota = 2 * pack(0, false).encoded().len();
         let mut bodies = Bodies::default();
         for t in [1, 2, 1, 3] {
-            bodies.insert(pack(t, false), true, quota);
+            bodies.insert(Time(t), pack(t, false), true, quota);
         }
         assert_eq!([1, 2, 3].map(|t| bodies.get(&pack(t, false).digest()).is_some()), [false, true, true]);
+    }
+
+    #[test]
+    fn p21_what_a_client_sends_puts_out_no_body_that_came_lately() {
+        let quota = 2 * pack(0, false).encoded().len();
+        let mut bodies = Bodies::default();
+        let held = |bodies: &Bodies| [1, 2, 3].map(|t| bodies.get(&pack(t, false).digest()).is_some());
+        let at = |t: u64, later: Duration| Time(t) + later;
+        for t in [1, 2, 3, 1] {
+            bodies.offer(Time(t), pack(t, false), quota);
+        }
+        assert_eq!(held(&bodies), [true, true, false], "the first may be the next to be ordered");
+        bodies.offer(at(0, YOUNG), pack(3, false), quota);
+        assert_eq!(held(&bodies), [true, true, false]);
+        bodies.offer(at(1, YOUNG), pack(3, false), quota);
+        assert_eq!(held(&bodies), [false, true, true], "nobody ordered it in all that time");
+        bodies.insert(at(2, YOUNG), pack(1, false), false, quota);
+        assert_eq!(held(&bodies), [true, false, true], "what a proposal names is kept at any rate");
+        bodies.offer(at(3, YOUNG), pack(1, false), quota);
+        assert!(bodies.get(&pack(1, false).digest()).is_some_and(|(_, authentic)| authentic), "it has its place");
+    }
+
+    #[test]
+    fn p21_a_copy_of_what_lies_in_the_log_is_not_kept_in_this_view() {
+        let mut bodies = Bodies::default();
+        let (body, digest) = (pack(1, false), pack(1, false).digest());
+        bodies.remove(&digest);
+        bodies.offer(Time(1), body.clone(), 1 << 20);
+        assert!(bodies.get(&digest).is_some(), "what was not held was not taken");
+        bodies.remove(&digest);
+        bodies.offer(Time(2), body.clone(), 1 << 20);
+        assert!(bodies.get(&digest).is_none());
+        bodies.insert(Time(3), body.clone(), true, 1 << 20);
+        assert!(bodies.get(&digest).is_some(), "it was proposed again");
+        bodies.remove(&digest);
+        bodies.view_left();
+        bodies.offer(Time(4), body, 1 << 20);
+        assert!(bodies.get(&digest).is_some());
+        for t in 0..2 * RECENT_MAX as u64 {
+            bodies.insert(Time(5), pack(t, false), true, 1 << 20);
+            bodies.remove(&pack(t, false).digest());
+        }
+        assert_eq!((bodies.taken.len(), bodies.taken_order.len()), (RECENT_MAX, RECENT_MAX));
     }
 
     #[test]
@@ -335,7 +418,7 @@ mod tests {
                     _ => {
                         let (count, bytes) = (bodies.packs.len(), held(&bodies));
                         let known = bodies.get(&pack(t, signed).digest()).is_some();
-                        bodies.insert(pack(t, signed), authentic, quota);
+                        bodies.insert(Time(t), pack(t, signed), authentic, quota);
                         let (_, good) = bodies.get(&pack(t, signed).digest()).expect("the newest is kept");
                         prop_assert!(good || !authentic);
                         if !known && bytes + pack(t, signed).encoded().len() <= quota {

@@ -1,8 +1,13 @@
 //! STATUS and what answers it: retransmission and fetching on a lossy network (P37).
 
+use std::time::Duration;
+
 use super::{Agreement, Misdeed, Mode};
 use crate::types::{Digest, ReplicaId, SeqNum, Time};
 use crate::wire::{Committed, Message, Pack, Status, Vote};
+
+/// How fast packs are handed on to a peer that asks for them: 64 MB/s, whatever it asks for (P21).
+const PACK_BYTE_NANOS: u64 = 1_000 / 64;
 
 impl Agreement {
     /// Whether something is missing here that a peer may have.
@@ -212,11 +217,18 @@ impl Agreement {
         fresh
     }
 
-    /// As primary: sends the pack that a pre-prepare of ours named by digest.
+    /// As primary: sends the pack that a pre-prepare of ours named by digest, unless as much is on its way to the same
+    /// peer as takes `status_interval`: what it lacks then, it asks for again.
     pub(super) fn on_fetch_pack(&mut self, from: ReplicaId, digest: Digest) {
-        if let Some(pack) = self.proposed_pack(&digest) {
-            self.send(from, Message::Relay(pack));
+        let (now, ahead_max) = (self.now, self.config.status_interval);
+        let Some(pack) = self.proposed_pack(&digest) else { return };
+        let peer = self.peers.get_mut(&from).expect("heard");
+        if peer.packs_until > now + ahead_max {
+            return;
         }
+        let takes = Duration::from_nanos(pack.encoded().len() as u64 * PACK_BYTE_NANOS);
+        peer.packs_until = peer.packs_until.max(now) + takes;
+        self.send(from, Message::Relay(pack));
     }
 
     /// Looks in the batches that somebody may still be preparing, and only in those that this primary proposed itself:

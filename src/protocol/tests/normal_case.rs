@@ -151,7 +151,9 @@ fn p03_a_missing_body_is_asked_for_again_after_a_while() {
     let mut backup = One::new(1);
     backup.pre_prepare(0, &p, false).pass(Duration::from_millis(4));
     assert!(backup.took().is_empty());
-    for wait in [1, 20, 20] {
+    // Each time after twice as long as the last, whatever else arrives meanwhile.
+    for (t, wait) in (2..).zip([1, 20, 40, 80, 160, 160]) {
+        backup.request(pack(2, t, 20_000));
         backup.pass(Duration::from_millis(wait) - Duration::from_micros(1));
         assert!(backup.took().is_empty());
         backup.pass(Duration::from_micros(1));

@@ -302,6 +302,22 @@ fn p37_bits_are_counted_from_the_lowest_of_the_first_word() {
 }
 
 #[test]
+fn p21_packs_are_handed_on_to_a_peer_no_faster_than_it_can_take_them() {
+    let large = pack(1, 1, 1 << 20);
+    let mut primary = One::new(0);
+    primary.request(large.clone()).took();
+    let mut asks = |peer: u8, ms: u64| {
+        primary.pass(Duration::from_millis(ms)).message(peer, Message::FetchPack(large.digest()));
+        primary.took().len()
+    };
+    // A MiB takes 16 ms; another 20 ms may be on the way.
+    assert_eq!([0; 10].map(|ms| asks(3, ms)).iter().sum::<usize>(), 2);
+    assert_eq!(asks(2, 0), 1, "each peer has its own pace");
+    assert_eq!([0, 8, 8, 8, 8].map(|ms| asks(3, ms)), [0, 0, 1, 0, 1]);
+    assert_eq!((0..1_000).map(|_| asks(3, 1)).sum::<usize>(), 63, "64 MB a second");
+}
+
+#[test]
 fn p33_a_batch_is_sent_now_and_then_and_of_a_dropped_one_the_proof_that_nobody_needs_it() {
     let mut backup = One::new(1);
     let fetch = |n: u64, digest| Message::FetchBatch(Committed { n: SeqNum(n), digest });

@@ -65,6 +65,31 @@ fn p26_the_oldest_counts_from_when_it_became_the_oldest() {
 }
 
 #[test]
+fn p02_p26_a_large_request_is_handed_on_when_half_of_its_time_is_over() {
+    let relays = |one: &mut One| one.took().into_iter().filter(|m| matches!(m, Message::Relay(_))).collect::<Vec<_>>();
+    let (small, large, next) = (pack(1, 1, 8), pack(2, 1, 20_000), pack(3, 1, 20_000));
+    let mut one = backup();
+    one.signed_request(small.clone());
+    assert_eq!(relays(&mut one), [Message::Relay(small)], "its client may have sent it to few");
+    let mut one = backup();
+    one.signed_request(large.clone()).signed_request(large.clone()).signed_request(next.clone()).stays(T / 2 - 1);
+    assert_eq!(relays(&mut one), []);
+    one.stays(1);
+    assert_eq!(relays(&mut one), [Message::Relay(large.clone())], "the primary may lack it");
+    one.stays(T / 2 - 1);
+    assert_eq!(relays(&mut one), [], "once, and what waits behind it not at all");
+    one.goes(2);
+
+    // The primary has it; it settles in time, and so does the next.
+    let mut one = backup();
+    one.signed_request(large.clone()).signed_request(next.clone()).stays(T / 2 - 1);
+    one.event(Event::Settled(large.digest())).stays(T / 2 - 1);
+    assert_eq!(relays(&mut one), []);
+    one.stays(1);
+    assert_eq!(relays(&mut one), [Message::Relay(next)]);
+}
+
+#[test]
 fn p26_what_arrived_is_handled_before_the_timer_fires() {
     let mut one = backup();
     one.signed_request(pack(9, 1, 8));

@@ -123,6 +123,7 @@ impl Agreement {
         self.held_until = Time::NEVER;
         self.candidate_at = Time::NEVER;
         self.queue = super::queue::Queue::default();
+        self.bodies.view_left();
         for slot in self.log.iter_mut() {
             slot.leave_view();
         }

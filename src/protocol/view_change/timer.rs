@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::auth::Verified;
 use crate::protocol::{Action, Agreement, Mode};
 use crate::types::{ClientId, Digest, SeqNum, Time};
-use crate::wire::{Batch, Pack};
+use crate::wire::{Batch, Message, Pack};
 
 /// Longer than this between a deadline and the call for it: the loop did not run, and the time does not count (P26).
 const STALL: Duration = Duration::from_millis(20);
@@ -78,6 +78,8 @@ enum Key {
 pub struct Oldest {
     key: Option<Key>,
     due: Time,
+    /// When a large request is handed on to the primary: half-way to `due`.
+    relay_at: Time,
     /// The execution role was asked whether the request would still execute: before its time began, and at its end.
     checked: bool,
     asked: bool,
@@ -90,6 +92,7 @@ impl Default for Oldest {
         Oldest {
             key: None,
             due: Time::NEVER,
+            relay_at: Time::NEVER,
             checked: false,
             asked: false,
             recent: VecDeque::new(),
@@ -99,14 +102,15 @@ impl Default for Oldest {
 }
 
 impl Oldest {
-    /// When the timer fires.
+    /// When the timer fires, or has something to do before.
     pub fn deadline(&self) -> Time {
-        self.due
+        self.due.min(self.relay_at)
     }
 
     /// Another view: everything gets its time again.
     pub fn forget(&mut self) {
-        (self.key, self.due, self.checked, self.asked) = (None, Time::NEVER, false, false);
+        (self.key, self.due, self.relay_at) = (None, Time::NEVER, Time::NEVER);
+        (self.checked, self.asked) = (false, false);
     }
 
     fn sample(&mut self, took: Duration) {
@@ -177,11 +181,34 @@ impl Agreement {
             return;
         }
         (self.oldest.key, self.oldest.checked, self.oldest.asked) = (key, false, false);
-        self.oldest.due = if key.is_some() { self.now + self.patience() } else { Time::NEVER };
+        (self.oldest.due, self.oldest.relay_at) = (Time::NEVER, Time::NEVER);
+        if key.is_some() {
+            let patience = self.patience();
+            self.oldest.due = self.now + patience;
+            if self.large_oldest().is_some() && !self.is_primary() {
+                self.oldest.relay_at = self.now + patience / 2;
+            }
+        }
         if let Some(Key::Request(digest)) = key {
             // Requests that were sent again in other packs, or that a fetched state covers, may wait here by the dozen: none
             // of them takes the time of one that would execute.
             self.oldest.checked = self.recheck(&digest);
+        }
+    }
+
+    /// What waits longest, if it is a request that its client sent to all at once (P3).
+    fn large_oldest(&self) -> Option<&Pack> {
+        let Some(Key::Request(digest)) = &self.oldest.key else { return None };
+        let entry = self.waiting.packs.get(self.waiting.numbers.get(digest)?)?;
+        Some(entry.pack.get()).filter(|pack| pack.encoded().len() > self.config.inline_max)
+    }
+
+    /// Hands a large request on to the primary, which may lack it, when half of its time is over.
+    fn relay_oldest(&mut self) {
+        self.oldest.relay_at = Time::NEVER;
+        if let Some(pack) = self.large_oldest().cloned() {
+            let primary = self.primary();
+            self.send(primary, Message::Relay(pack));
         }
     }
 
@@ -221,6 +248,9 @@ impl Agreement {
 
     /// The view timer fired?
     pub(in crate::protocol) fn oldest_timer(&mut self) {
+        if self.oldest.relay_at <= self.now {
+            self.relay_oldest();
+        }
         if self.oldest.due > self.now {
             return;
         }
