@@ -3,7 +3,10 @@
 
 mod sim_harness;
 
-use castra::bfs::{Bfs, CreateHow, Credentials, Given, Handle, InodeId, NewAttributes, Place, Request};
+use castra::bfs::{
+    Account, Amount, Bfs, CreateHow, Credentials, Given, Handle, InodeId, LeaseCall, LockOwner, LockRange,
+    NewAttributes, Place, Request,
+};
 use castra::sim::{Ask, Config, Faults, Keys, Rng, Simulation};
 use castra::state::SnapshotId;
 use sim_harness::sweep;
@@ -29,7 +32,12 @@ fn ask(_client: usize, _index: u64, rng: &mut Rng) -> Ask {
     rng.fill(&mut data);
     let new = NewAttributes::mode(0o777);
     let offset = rng.below(50_000);
-    let request = match rng.below(16) {
+    let owner = LockOwner { mount: rng.below(2), owner: rng.below(2), pid: 1 };
+    let (start, end) = (offset, offset + rng.below(20_000));
+    let range = LockRange { start, end, exclusive: rng.chance(500) };
+    let account = *rng.pick(&[Account::User(5), Account::Group(5), Account::User(0)]);
+    let limit = Amount { bytes: rng.below(100_000), files: rng.below(9) };
+    let request = match rng.below(22) {
         0..3 => Request::Create { at: place(rng), how: CreateHow::Unchecked(NewAttributes { size: Some(0), ..new }) },
         3 => Request::MkDir { at: place(rng), new },
         4 => Request::Symlink { at: place(rng), new, target: b"where" },
@@ -45,6 +53,15 @@ fn ask(_client: usize, _index: u64, rng: &mut Rng) -> Ask {
         12 => Request::Read { file: handle(rng), offset, count: 8_192 },
         13 => Request::ReadDirPlus { directory: handle(rng), cookie: 0, verifier: [0; 8], names: 9_000, count: 9_000 },
         14 => Request::Lookup { at: place(rng) },
+        15 => Request::Lease {
+            mount: rng.below(2),
+            how: *rng.pick(&[LeaseCall::Begin, LeaseCall::Renew, LeaseCall::End]),
+        },
+        16 | 17 => Request::Lock { file: handle(rng), owner, range },
+        18 => Request::Unlock { file: handle(rng), owner, start, end },
+        19 => Request::TestLock { file: handle(rng), owner, range },
+        20 if rng.chance(300) => Request::SetQuota { account, limit },
+        20 => Request::ListQuota { cookie: 0, count: 10 },
         _ => Request::GetAttr { object: handle(rng) },
     };
     let mut arguments = Vec::new();
