@@ -251,6 +251,17 @@ struct Lab {
     dir: String,
 }
 
+impl Lab {
+    fn bfs() -> Lab {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("lab").to_str().unwrap().to_owned();
+        let lab = Lab { _folder: folder, dir };
+        castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
+        castra(&["up", &lab.dir]);
+        lab
+    }
+}
+
 impl Drop for Lab {
     fn drop(&mut self) {
         let mut down = Command::new(env!("CARGO_BIN_EXE_castra"));
@@ -260,11 +271,7 @@ impl Drop for Lab {
 
 #[test]
 fn files_survive_the_primary_and_the_gateway() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
-    let lab = Lab { _folder: folder, dir };
-    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
-    castra(&["up", &lab.dir]);
+    let lab = Lab::bfs();
     let start = || Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
     let gateway = start();
     let caller = &mut gateway.connect();
@@ -298,11 +305,7 @@ fn fsck(dir: &str, more: &[&str], status: i32) -> (serde_json::Value, String) {
 
 #[test]
 fn fsck_checks_every_replica_while_it_serves() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
-    let lab = Lab { _folder: folder, dir };
-    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
-    castra(&["up", &lab.dir]);
+    let lab = Lab::bfs();
     let (none, said) = fsck(&lab.dir, &["--last"], 1);
     assert!(none["checkpoint"].is_null() && said.contains("E028"), "{none} {said}");
 
@@ -385,11 +388,7 @@ fn quotas(dir: &str, args: &[&str]) -> Vec<serde_json::Value> {
 
 #[test]
 fn limits_are_set_and_shown_by_the_command_and_hold_for_nfs() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
-    let lab = Lab { _folder: folder, dir };
-    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
-    castra(&["up", &lab.dir]);
+    let lab = Lab::bfs();
     let gateway = Gateway::start(&["--cluster", &lab.dir, "--listen", "127.0.0.1:0"]);
     let caller = &mut gateway.connect();
     let new = NewAttributes { uid: Some(4_321), ..NewAttributes::mode(0o644) };
@@ -650,11 +649,7 @@ fn soon(what: &str, mut is: impl FnMut() -> bool) {
 #[test]
 #[ignore = "needs root and /dev/fuse: ci/check test"]
 fn needs_fuse_two_mounts_of_a_cluster_exclude_each_other_by_locks() {
-    let folder = tempfile::tempdir().unwrap();
-    let dir = folder.path().join("lab").to_str().unwrap().to_owned();
-    let lab = Lab { _folder: folder, dir };
-    castra(&["cluster", "init", &lab.dir, "--service", "bfs"]);
-    castra(&["up", &lab.dir]);
+    let lab = Lab::bfs();
     let mounts = [(), ()].map(|()| Mount::start(&["--cluster", &lab.dir]));
     std::fs::write(mounts[0].path.join("file"), b"content").unwrap();
     let start = |mount: usize| Locker::start(&mounts[mount].path.join("file"));
@@ -791,6 +786,51 @@ fn needs_fuse_a_folder_keeps_snapshots() {
     assert!(!at(".snapshot/monday").exists());
     assert_eq!(names(".snapshot"), [""; 0]);
     drop(open);
+    assert!(mount.end());
+}
+
+/// As nobody: opens a file, and when it is told to, writes to it page by page until it may not. Says how often it could.
+const WRITER: &str = "
+import os, sys
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+file = os.open(sys.argv[1], os.O_RDWR)
+print('open', flush=True)
+sys.stdin.readline()
+written = 0
+try:
+    while written < 1000:
+        os.pwrite(file, b'x' * 4096, 4096 * written)
+        written += 1
+except OSError as error:
+    print(written, error.errno, flush=True)
+try:
+    os.close(os.open(sys.argv[1], os.O_RDONLY))
+except OSError as error:
+    print(error.errno, flush=True)
+";
+
+#[test]
+#[ignore = "needs root and /dev/fuse: ci/check test"]
+fn needs_fuse_a_file_stays_open_to_who_opened_it_within_its_owners_quota() {
+    use std::os::unix::fs::{PermissionsExt as _, chown};
+
+    let lab = Lab::bfs();
+    let mount = Mount::start(&["--cluster", &lab.dir]);
+    let file = mount.path.join("file");
+    std::fs::write(&file, b"content").unwrap();
+    chown(&file, Some(7), Some(7)).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+    let mut command = Command::new("python3");
+    let mut writer =
+        command.args(["-c", WRITER]).arg(&file).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(writer.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "open");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    castra(&["bfs", "quota", "--cluster", &lab.dir, "--user", "7", "--bytes", "64K"]);
+    writeln!(writer.stdin.take().unwrap(), "go on").unwrap();
+    // A page of the 16 is that of the index. EDQUOT; EACCES.
+    assert_eq!(lines.collect::<Vec<_>>(), ["15 122", "13"]);
+    assert!(writer.wait().unwrap().success());
     assert!(mount.end());
 }
 

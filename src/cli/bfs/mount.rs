@@ -242,20 +242,27 @@ impl Fuse {
         Fuse::finish(self.start(cred, request)?, request.procedure(), take)
     }
 
-    /// As [`ask`](Fuse::ask), for a file that is open: it was allowed when it was opened, and stays so. Where root has to
-    /// ask for that, no quota holds.
+    /// As [`ask`](Fuse::ask), for a file that is open: it was allowed when it was opened, and stays so. Whoever may not any
+    /// more is answered as the file's owner would be, who always may, within his quota.
     fn ask_opened<T>(
         &self,
-        opening: FileHandle,
+        (opening, file): (FileHandle, Handle),
         cred: &Credentials,
         request: &Request<'_>,
         take: impl Fn(&Answer<'_>) -> Result<T, Errno>,
     ) -> Result<T, Errno> {
         let opener = self.opened().opener(opening.0).cloned();
         match self.ask(opener.as_ref().unwrap_or(cred), request, &take) {
-            Err(Errno::EACCES) if opener.is_some() => self.ask(&Credentials::ROOT, request, &take),
+            Err(Errno::EACCES) if opener.is_some() => self.ask(&self.owner(cred, file)?, request, &take),
             result => result,
         }
+    }
+
+    fn owner(&self, cred: &Credentials, file: Handle) -> Result<Credentials, Errno> {
+        self.ask(cred, &Request::GetAttr { object: Some(file) }, |answer| {
+            let of = answer.attributes.ok_or(Errno::EIO)?;
+            Ok(Credentials::new(of.uid, of.gid, &[]))
+        })
     }
 
     /// Who asks for a lock, and through which opening.
@@ -372,7 +379,7 @@ impl Fuse {
         for (at, asked) in asked {
             let take = |answer: &Answer<'_>| Ok((answer.data.to_vec(), answer.eof));
             let (bytes, eof) = match asked.and_then(|asked| Fuse::finish(asked, Procedure::Read, take)) {
-                Err(Errno::EACCES) => self.ask_opened(opening, cred, &part(at), take)?,
+                Err(Errno::EACCES) => self.ask_opened((opening, file), cred, &part(at), take)?,
                 other => other?,
             };
             let whole = bytes.len() as u32 == (size - at).min(TRANSFER_MAX);
@@ -409,7 +416,7 @@ impl Fuse {
                 Ok(answer.count)
             };
             let count = match asked.and_then(|asked| Fuse::finish(asked, Procedure::Write, take)) {
-                Err(Errno::EACCES) => self.ask_opened(opening, cred, &part(index, parts[index]), take),
+                Err(Errno::EACCES) => self.ask_opened((opening, file), cred, &part(index, parts[index]), take),
                 other => other,
             };
             match count {
@@ -485,7 +492,7 @@ impl fuser::Filesystem for Fuse {
         let cred = caller(request);
         let take = |answer: &Answer<'_>| self.shown(ino, answer.attributes);
         let found = match fh {
-            Some(opening) if size.is_some() => self.ask_opened(opening, &cred, &set, take),
+            Some(opening) if size.is_some() => self.ask_opened((opening, handle(ino)), &cred, &set, take),
             _ => self.ask(&cred, &set, take),
         };
         self.reply_attributes(reply, found);
