@@ -302,7 +302,7 @@ impl<P: Pages> Check<'_, P> {
     /// Names of snapshots are names, with what belongs to one. Their snapshots may be gone.
     fn snapshots(&mut self) {
         for (name, value) in SNAPSHOTS.iter(self.region) {
-            if value.len() != 16 || (name != CHANGED && directory::check_name(name).is_err()) {
+            if value.len() != 8 || (name != CHANGED && directory::check_name(name).is_err()) {
                 self.audit.fault(format!("{:?} is no name of a snapshot", String::from_utf8_lossy(name)));
             }
         }

@@ -28,8 +28,11 @@ const WRITE_VERIFIER: [u8; 8] = *b"castra-1";
 /// stable_how of what is written: it is stable when it is answered.
 const FILE_SYNC: u32 = 2;
 
+/// FSINFO's property that times can be set.
+pub(super) const CAN_SET_TIME: u32 = 0x10;
+
 /// FSINFO: hard links, symbolic links, one PATHCONF for all, times can be set.
-const PROPERTIES: u32 = 0x01 | 0x02 | 0x08 | 0x10;
+const PROPERTIES: u32 = 0x01 | 0x02 | 0x08 | CAN_SET_TIME;
 
 /// Inodes that fit a page.
 const INODES_PER_PAGE: u64 = (PAGE / super::inode::INODE) as u64;
@@ -116,7 +119,7 @@ fn look_in<P: Pages>(region: &P, caller: &Caller<'_>, request: &Request<'_>, rep
             put_status(reply, &found);
             put_after(reply, region, object);
             if let Ok((_, inode)) = found {
-                let possible = if region.snapshot().is_some() { access::OF_WHAT_IS_PAST } else { u32::MAX };
+                let possible = if region.snapshot().is_some() { access::CHANGES_NOTHING } else { u32::MAX };
                 reply.put_u32(stat::granted(&inode, cred, wanted & possible));
             }
         }
@@ -244,7 +247,7 @@ pub(super) fn act(region: &mut Region, caller: &Caller<'_>, time: u64, request: 
             let result = snapshots::to_remove(region, cred, at.name);
             if let Ok(id) = result {
                 region.remove_snapshot(id);
-                let _: Result<(), Status> = change(region, time, |region, _| snapshots::removed(region));
+                let _: Result<(), Status> = change(region, time, |region, _| snapshots::settle(region));
             }
             put_status(reply, &result);
             put_change(reply, region, at.directory, before);

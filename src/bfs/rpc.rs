@@ -2,6 +2,7 @@
 //! (RFC 1813, appendix I), which hands out the first handle.
 
 use super::credentials::{Credentials, GROUPS_MAX, NOBODY};
+use super::results::CAN_SET_TIME;
 use super::xdr::{Garbage, Reader, Sink};
 use super::{Accepted, Handle, Procedure, Status, TRANSFER_MAX, access};
 
@@ -235,23 +236,18 @@ pub fn read_only_refusal(procedure: Procedure) -> Option<Vec<u8>> {
     Some(results)
 }
 
-/// FSINFO's property that times can be set.
-const CAN_SET_TIME: u32 = 0x10;
-
-/// Makes what the file system gave for an operation (accept_stat and results) fit a server where nothing may be changed:
-/// ACCESS grants no change, FSINFO says that times cannot be set.
-pub fn as_read_only(procedure: Procedure, result: &mut [u8]) {
+/// What the file system gave for an operation (accept_stat and results), as a server gives it where nothing may be changed:
+/// ACCESS grants no change, FSINFO says that times cannot be set. `None` where that makes no difference.
+pub fn as_read_only(procedure: Procedure, result: &[u8]) -> Option<Vec<u8>> {
     let kept = match procedure {
-        Procedure::Access => access::READ | access::LOOKUP | access::EXECUTE,
+        Procedure::Access => access::CHANGES_NOTHING,
         Procedure::FsInfo => !CAN_SET_TIME,
-        _ => return,
+        _ => return None,
     };
     // In both it is the last word, if the procedure succeeded.
-    if let Some(([0, 0, 0, 0, 0, 0, 0, 0], rest)) = result.split_first_chunk_mut::<8>()
-        && let Some(last) = rest.last_chunk_mut::<4>()
-    {
-        *last = (u32::from_be_bytes(*last) & kept).to_be_bytes();
-    }
+    let ([0, 0, 0, 0, 0, 0, 0, 0], rest) = result.split_first_chunk()? else { return None };
+    let last = u32::from_be_bytes(*rest.last_chunk()?) & kept;
+    Some([&result[..result.len() - 4], &last.to_be_bytes()].concat())
 }
 
 #[cfg(test)]
@@ -353,17 +349,12 @@ mod tests {
         }
         let mut granted = vec![0; 12];
         granted.put_u32(0x3f);
-        let mut refused = [&[0, 0, 0, 0, 0, 0, 0, 70][..], &[0xff; 4]].concat();
-        let (read, before) = (granted.clone(), refused.clone());
-        as_read_only(Procedure::Access, &mut granted);
-        assert_eq!(Answer::parse(Procedure::Access, &granted[4..]).unwrap().granted, 0x23);
-        as_read_only(Procedure::FsInfo, &mut refused);
-        assert_eq!(refused, before, "what was refused has no last word");
-        let mut other = read.clone();
-        as_read_only(Procedure::Read, &mut other);
-        assert_eq!(other, read);
-        as_read_only(Procedure::FsInfo, &mut other);
-        assert_eq!(other[12..], 0x2fu32.to_be_bytes());
-        (0..12).for_each(|len| as_read_only(Procedure::Access, &mut vec![0; len]));
+        let refused = [&[0, 0, 0, 0, 0, 0, 0, 70][..], &[0xff; 4]].concat();
+        let less = as_read_only(Procedure::Access, &granted).unwrap();
+        assert_eq!(Answer::parse(Procedure::Access, &less[4..]).unwrap().granted, 0x23);
+        assert_eq!(as_read_only(Procedure::FsInfo, &refused), None, "what was refused has no last word");
+        assert_eq!(as_read_only(Procedure::Read, &granted), None);
+        assert_eq!(as_read_only(Procedure::FsInfo, &granted).unwrap()[12..], 0x2fu32.to_be_bytes());
+        (0..12).for_each(|len| assert_eq!(as_read_only(Procedure::Access, &vec![0; len]), None));
     }
 }

@@ -2,13 +2,13 @@
 //! it was. Whoever owns the root directory may do either, everybody may look.
 //!
 //! ```text
-//! root slot 7: map   name -> snapshot u64, time u64    names never contain NUL
-//!                    NUL  -> 0 u64, time u64           when the directory changed last
+//! root slot 7: map   name -> snapshot u64    names never contain NUL
+//!                    NUL  -> time u64        when the directory changed last, in nanoseconds
 //! ```
-//! Times are in nanoseconds. A name counts as long as the region has its snapshot: removing one never needs room, not
+//! A name counts as long as the region has its snapshot: removing one never needs room, not
 //! even where taking its name out of the map would; then the name stays in the map until the next change.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use super::attributes::{Attributes, Handle, SNAPSHOT_MAX};
 use super::credentials::{Credentials, WRITE};
@@ -31,10 +31,6 @@ const MODE: u32 = 0o755;
 pub(super) struct Kept {
     pub id: SnapshotId,
     pub name: Vec<u8>,
-    /// When it was taken, in nanoseconds.
-    pub time: u64,
-    /// It was lost to a full region, and can only be removed.
-    pub spoiled: bool,
 }
 
 impl Kept {
@@ -46,17 +42,15 @@ impl Kept {
 
 /// All that have names, oldest first.
 pub(super) fn list(region: &Region) -> Vec<Kept> {
-    let taken: BTreeMap<SnapshotId, bool> = region.snapshots().iter().map(|taken| (taken.id, taken.spoiled)).collect();
+    let taken: BTreeSet<SnapshotId> = region.snapshots().iter().map(|taken| taken.id).collect();
     if taken.is_empty() {
         return Vec::new();
     }
     let mut all: Vec<Kept> = SNAPSHOTS
         .iter(region)
-        .filter_map(|(name, value)| {
-            let (id, time): (u64, u64) = value.decode();
-            let id = SnapshotId(id);
-            Some(Kept { id, time, spoiled: *taken.get(&id)?, name: name.to_vec() })
-        })
+        .filter(|(name, _)| *name != CHANGED)
+        .map(|(name, value)| Kept { id: SnapshotId(value.decode()), name: name.to_vec() })
+        .filter(|kept| taken.contains(&kept.id))
         .collect();
     all.sort_by_key(|kept| kept.id);
     all
@@ -66,8 +60,7 @@ pub(super) fn list(region: &Region) -> Vec<Kept> {
 pub(super) fn directory(region: &Region) -> Inode {
     let root = table::load(region, InodeId::ROOT);
     let entries = region.snapshots().len();
-    let (_, time): (u64, u64) = SNAPSHOTS.load(region, CHANGED).unwrap_or_default();
-    let time = Stamp::from_nanos(time);
+    let time = Stamp::from_nanos(SNAPSHOTS.load(region, CHANGED).unwrap_or_default());
     Inode {
         kind: Kind::Directory,
         mode: MODE,
@@ -117,15 +110,16 @@ fn check(region: &Region, cred: &Credentials, name: &[u8]) -> Result<(), Status>
     directory::check_name(name)
 }
 
-/// The map has exactly the names that count, and says when the last call changed something. To be attempted.
-fn settle(region: &mut Region) -> Result<(), Status> {
+/// After a change: the map has exactly the names that count, and says when it was. To be attempted; where a snapshot was
+/// removed it need not succeed.
+pub(super) fn settle(region: &mut Region) -> Result<(), Status> {
     let kept: Vec<Vec<u8>> = list(region).into_iter().map(|kept| kept.name).collect();
     let all: Vec<Vec<u8>> = SNAPSHOTS.iter(region).map(|(name, _)| name.to_vec()).collect();
     for name in all.iter().filter(|name| *name != CHANGED && !kept.contains(name)) {
         SNAPSHOTS.remove(region, name);
     }
     let now = SUPERBLOCK.get(region).time;
-    SNAPSHOTS.store(region, CHANGED, &(0u64, now))?;
+    SNAPSHOTS.store(region, CHANGED, &now)?;
     Ok(())
 }
 
@@ -140,10 +134,9 @@ pub(super) fn take(region: &mut Region, cred: &Credentials, name: &[u8]) -> Resu
     if id.0 > SNAPSHOT_MAX {
         return Err(Status::NoSpc);
     }
-    let now = SUPERBLOCK.get(region).time;
     // After the names that do not count any more are gone: this may be one of them.
     settle(region)?;
-    SNAPSHOTS.store(region, name, &(id.0, now))?;
+    SNAPSHOTS.store(region, name, &id.0)?;
     Ok(root(region, id))
 }
 
@@ -155,9 +148,4 @@ pub(super) fn to_remove(region: &Region, cred: &Credentials, name: &[u8]) -> Res
         b".." => Err(Status::NotEmpty),
         name => find(region, name).map(|kept| kept.id).ok_or(Status::NoEnt),
     }
-}
-
-/// After a snapshot was removed. To be attempted; it need not succeed.
-pub(super) fn removed(region: &mut Region) -> Result<(), Status> {
-    settle(region)
 }

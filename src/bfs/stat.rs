@@ -29,8 +29,8 @@ pub mod access {
     pub const DELETE: u32 = 0x10;
     /// Execute.
     pub const EXECUTE: u32 = 0x20;
-    /// All that can be done to what is past.
-    pub(crate) const OF_WHAT_IS_PAST: u32 = READ | LOOKUP | EXECUTE;
+    /// All that can be done where nothing may be changed.
+    pub const CHANGES_NOTHING: u32 = READ | LOOKUP | EXECUTE;
 }
 
 /// Which of the `wanted` bits of [`access`] are granted.

@@ -6,6 +6,7 @@ mod exports;
 mod fsck;
 mod locks;
 mod mount;
+mod mounter;
 mod nfs;
 mod opened;
 mod quota;
@@ -13,14 +14,14 @@ mod translate;
 mod volume;
 mod work;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 
 use self::volume::Volume;
 use super::config::{ServiceName, wrong};
-use super::connect::connect;
+use super::connect::{Connected, connect};
 use super::errors::Error;
 use super::lab::bench::Path as PacketPath;
 use super::lab::unreplicated::Unreplicated;
@@ -90,15 +91,21 @@ impl Source {
             let what = format!("an unreplicated file system of {} MiB", self.size);
             return Ok((Volume::new(client, Some(server)), what));
         }
-        let connected = connect(&self.cluster, Some(timeout))?;
-        let cluster = &connected.config.cluster;
-        if cluster.file.service != ServiceName::Bfs {
-            let seen = format!("the service of this cluster is {}", cluster.file.service.word());
-            return Err(wrong(&cluster.path, seen, "make one with: castra cluster init DIR --service bfs"));
-        }
-        let what = format!("the file system of cluster {}", cluster.file.name);
+        let connected = connect_to_bfs(&self.cluster, timeout)?;
+        let what = format!("the file system of cluster {}", connected.config.cluster.file.name);
         Ok((Volume::new(connected.client, None), what))
     }
+}
+
+/// A client of the cluster, whose service must be this one.
+fn connect_to_bfs(folder: &Path, timeout: Duration) -> Result<Connected, Error> {
+    let connected = connect(folder, Some(timeout))?;
+    let cluster = &connected.config.cluster;
+    if cluster.file.service != ServiceName::Bfs {
+        let seen = format!("the service of this cluster is {}", cluster.file.service.word());
+        return Err(wrong(&cluster.path, seen, "make one with: castra cluster init DIR --service bfs"));
+    }
+    Ok(connected)
 }
 
 /// Runs a verb.

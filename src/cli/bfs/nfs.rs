@@ -275,12 +275,10 @@ impl Gateway {
                     let reply = Bytes::from(rpc::relay(xid, &result));
                     self.duplicates.finish(&key, &reply).iter().for_each(|waiter| waiter.0.send(&reply));
                 }
-                (Ok(result), None) if self.read_only => {
-                    let mut result = result.to_vec();
-                    rpc::as_read_only(procedure, &mut result);
-                    connection.send(&rpc::relay(xid, &result));
+                (Ok(result), None) => {
+                    let other = if self.read_only { rpc::as_read_only(procedure, &result) } else { None };
+                    connection.send(&rpc::relay(xid, other.as_deref().unwrap_or(&result)));
                 }
-                (Ok(result), None) => connection.send(&rpc::relay(xid, &result)),
                 (Err(error), key) => {
                     // No reply is the one that says nothing wrong: the client connects and asks again.
                     note(format!("a call came to nothing: {error}"));

@@ -7,9 +7,10 @@ use std::time::Duration;
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-use crate::bfs::{Account, Amount, Answer, Bfs, Credentials, Listed, Procedure, Quota, Request, Status};
-use crate::cli::config::{ServiceName, wrong};
-use crate::cli::connect::{Connected, connect, failed};
+use super::connect_to_bfs;
+use super::volume::Volume;
+use crate::bfs::{Account, Amount, Answer, Credentials, Listed, Procedure, Quota, Request, Status};
+use crate::cli::connect::failed;
 use crate::cli::errors::Error;
 use crate::cli::output;
 
@@ -77,14 +78,9 @@ pub fn run(args: &QuotaArgs) -> Result<(), Error> {
         (None, None) => None,
     };
     let timeout = Duration::from_secs(args.timeout);
-    let connected = connect(&args.cluster, Some(timeout))?;
-    let cluster = &connected.config.cluster;
-    if cluster.file.service != ServiceName::Bfs {
-        let seen = format!("the service of this cluster is {}, which has no quotas", cluster.file.service.word());
-        return Err(wrong(&cluster.path, seen, "make one with: castra cluster init DIR --service bfs"));
-    }
+    let volume = Volume::new(connect_to_bfs(&args.cluster, timeout)?.client, None);
     let cred = if args.as_root { Credentials::ROOT } else { caller()? };
-    let asker = Asker { connected, cred };
+    let asker = Asker { volume, timeout, cred };
     let found = match account {
         None => asker.all()?,
         Some(account) => vec![(account, asker.one(account, args.bytes, args.files)?)],
@@ -105,7 +101,8 @@ fn caller() -> Result<Credentials, Error> {
 }
 
 struct Asker {
-    connected: Connected,
+    volume: Volume,
+    timeout: Duration,
     cred: Credentials,
 }
 
@@ -117,14 +114,9 @@ impl Asker {
         };
         let mut arguments = Vec::new();
         request.encode(&mut arguments);
-        let op = Bfs::operation(request.procedure() as u32, &self.cred, &arguments);
-        let client = &self.connected.client;
-        let asked = match request.procedure().is_read_only() {
-            true => client.submit_query(op),
-            false => client.submit(op),
-        };
+        let asked = self.volume.submit(request.procedure() as u32, &self.cred, &arguments);
         let result = asked.and_then(|asked| asked.wait());
-        let result = result.map_err(|error| failed(what, self.connected.timeout, error))?;
+        let result = result.map_err(|error| failed(what, self.timeout, error))?;
         let refused =
             |answer: String, mend: &str| Error::Refused { operation: what.to_owned(), answer, mend: mend.to_owned() };
         let answer = match result.split_first_chunk::<4>() {
