@@ -305,11 +305,13 @@ impl Certificate {
 
     fn hopeless(&self) -> bool {
         // An ordered reply may still change (tentative to committed, one view to the next).
-        if self.rule != Rule::ReadOnly {
-            return false;
-        }
-        let missing = self.entries.iter().filter(|e| e.is_none()).count();
-        self.best() + missing < self.size.quorum()
+        self.rule == Rule::ReadOnly && !self.can_be_proved_by(self.size.replicas().collect())
+    }
+
+    /// Whether the replies that are missing of `asked` could make a quorum.
+    pub(crate) fn can_be_proved_by(&self, asked: ReplicaSet) -> bool {
+        let missing = asked.iter().filter(|&r| !self.has(r)).count();
+        self.best() + missing >= self.size.quorum()
     }
 
     /// The most replies that agree.

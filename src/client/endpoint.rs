@@ -11,6 +11,7 @@ use super::certificate::{Accepted, Certificate, Rule, Verdict};
 use super::completion::{Completion, RequestError, RequestId, Session, SessionError, SubmitError};
 use super::config::EndpointConfig;
 use super::random::Random;
+use super::readers::Readers;
 use super::repliers::Repliers;
 use super::request::{Number, Outstanding, Requests};
 use super::rtt::Rtt;
@@ -87,6 +88,7 @@ pub struct Endpoint {
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
     repliers: Repliers,
+    readers: Readers,
     /// The last position of an accepted result.
     accepted: Position,
     completions: VecDeque<Completion>,
@@ -151,6 +153,7 @@ impl Endpoint {
             spare: Vec::new(),
             held: vec![0; n],
             repliers: Repliers::new(size),
+            readers: Readers::new(size),
             accepted: Position(0),
             completions: VecDeque::new(),
             stats: EndpointStats::default(),
@@ -325,6 +328,8 @@ impl Endpoint {
             due: Time::NEVER,
             retransmissions: 0,
             certificate,
+            to: ReplicaSet::EMPTY,
+            asked: ReplicaSet::EMPTY,
             unauthentic: self.stats.rejects.unauthentic,
             fell_back: false,
             repeat: None,
@@ -519,6 +524,10 @@ impl Endpoint {
             let sent = r.sent_at.is_some();
             return self.finish(request, Err(RequestError::Timeout { tally, sent }), None);
         }
+        if r.kind == RequestKind::ReadOnly && r.retransmissions == 0 && r.asked.len() < self.size.n() {
+            let late = r.due <= self.now;
+            return self.hedge(request, late);
+        }
         if let (Some(number), Verdict::ResultMissing) = (r.number, r.certificate.verdict()) {
             self.repliers.withheld(default_replier(number.session, number.t, self.size), self.now);
         }
@@ -531,17 +540,38 @@ impl Endpoint {
         }
     }
 
+    /// P6: asks the replicas that a query did not go to. It is `late`, or its answers differ.
+    fn hedge(&mut self, request: RequestId, late: bool) {
+        let Some(r) = self.requests.get_mut(request) else { return };
+        if late {
+            for replica in r.asked.iter().filter(|&replica| !r.certificate.has(replica)) {
+                self.readers.late(replica, self.now);
+            }
+        }
+        r.to = self.size.replicas().filter(|&replica| !r.asked.contains(replica)).collect();
+        (r.asked, r.due) = (self.size.replicas().collect(), Time::NEVER);
+        self.stats.hedges += 1;
+        self.sender.queue(Way::QueryWhole, request);
+    }
+
     /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
         for request in self.first.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             if r.kind == RequestKind::ReadOnly && r.number.is_none() {
-                r.number = Some(Number { session: SessionId::NONE, t: self.next_query, low: 0 });
-                self.queries.insert(self.next_query, request);
-                self.next_query += 1;
+                let (to, size) = (self.readers.choose(self.now), self.size);
+                // Numbered so that who sends the whole is among them.
+                let t = (self.next_query..)
+                    .find(|&t| to.contains(default_replier(SessionId::NONE, t, size)))
+                    .expect("numbers fall to all replicas");
+                r.to = to;
+                r.number = Some(Number { session: SessionId::NONE, t, low: 0 });
+                self.queries.insert(t, request);
+                self.next_query = t + 1;
             }
             let relied_on = r.number.is_none_or(|number| {
-                self.repliers.is_relied_on(default_replier(number.session, number.t, self.size), self.now)
+                let replier = default_replier(number.session, number.t, self.size);
+                self.repliers.is_relied_on(replier, self.now)
             });
             let way = match (r.kind, relied_on) {
                 (RequestKind::ReadOnly, true) => Way::Query,
@@ -563,7 +593,13 @@ impl Endpoint {
         for &(request, backlog) in &sent {
             let Some(r) = self.requests.get_mut(request) else { continue };
             r.sent_at = r.sent_at.or(Some(self.now));
-            r.due = (self.now + backlog + self.rtt.timeout(r.retransmissions, random)).min(r.deadline);
+            let timeout = match r.kind {
+                RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge(),
+                RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
+                    self.rtt.timeout(r.retransmissions, random)
+                }
+            };
+            r.due = (self.now + backlog + timeout).min(r.deadline);
             let due = r.due;
             self.timers.push(due, request, &self.requests);
         }

@@ -10,6 +10,7 @@ mod config;
 mod endpoint;
 mod pace;
 mod random;
+mod readers;
 mod repliers;
 mod request;
 mod rtt;

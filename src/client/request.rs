@@ -7,7 +7,7 @@ use super::completion::{RequestId, Session};
 use super::sending::Repeat;
 #[cfg(test)]
 use crate::types::ReplicaId;
-use crate::types::{SessionId, Time};
+use crate::types::{ReplicaSet, SessionId, Time};
 use crate::wire::RequestKind;
 
 /// One request, from hand-in to completion.
@@ -26,6 +26,9 @@ pub(crate) struct Outstanding {
     pub(crate) due: Time,
     pub(crate) retransmissions: u32,
     pub(crate) certificate: Certificate,
+    /// The replicas that a query goes to with the next send, and all that it went to (P6).
+    pub(crate) to: ReplicaSet,
+    pub(crate) asked: ReplicaSet,
     /// The endpoint's count of unauthentic datagrams when it was handed in.
     pub(crate) unauthentic: u64,
     pub(crate) fell_back: bool,

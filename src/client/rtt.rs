@@ -12,6 +12,8 @@ impl Rtt {
     const FIRST: Duration = Duration::from_millis(60);
     const MIN: Duration = Duration::from_millis(25);
     const MAX: Duration = Duration::from_millis(500);
+    const HEDGE_FIRST: Duration = Duration::from_millis(5);
+    const HEDGE_MIN: Duration = Duration::from_millis(1);
 
     /// Takes the round trip of a request that was sent once (Karn: others are ambiguous).
     pub(crate) fn sample(&mut self, rtt: Duration) {
@@ -24,6 +26,13 @@ impl Rtt {
     /// The smoothed round trip, if there are samples.
     pub(crate) fn smoothed(&self) -> Option<Duration> {
         self.smoothed.map(|(srtt, _)| srtt)
+    }
+
+    /// How long the replicas that a query went to may take before the others are asked too (P6): max(1 ms, srtt + 4
+    /// rttvar), at most 25 ms, 5 ms without samples. Sooner than a timeout, for all that it costs is a datagram or two.
+    pub(crate) fn hedge(&self) -> Duration {
+        let base = self.smoothed.map_or(Self::HEDGE_FIRST, |(srtt, var)| srtt + 4 * var);
+        base.clamp(Self::HEDGE_MIN, Self::MIN)
     }
 
     /// The timeout after `retransmissions` vain sends more than one. `random` is uniform.
@@ -57,6 +66,20 @@ mod tests {
         }
         let settled = rtt.timeout(0, 200);
         assert!(settled >= ms(99) && settled < ms(110), "{settled:?}");
+    }
+
+    #[test]
+    fn p06_others_are_asked_after_the_usual_time_and_before_any_timeout() {
+        let mut rtt = Rtt::default();
+        assert_eq!(rtt.hedge(), ms(5));
+        rtt.sample(Duration::from_micros(40));
+        assert_eq!(rtt.hedge(), ms(1), "never below 1 ms");
+        for _ in 0..200 {
+            rtt.sample(ms(3));
+        }
+        assert!(rtt.hedge() >= ms(3) && rtt.hedge() < ms(4), "{:?}", rtt.hedge());
+        rtt.sample(Duration::from_secs(1));
+        assert_eq!(rtt.hedge(), ms(25));
     }
 
     #[test]

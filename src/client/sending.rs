@@ -9,7 +9,7 @@ use super::pace::Pacer;
 use super::request::{Outstanding, Requests};
 use crate::auth::{Clients, Keyring, Principal};
 use crate::transport::{Head, Outgoing, Peer};
-use crate::types::{ClusterSize, ReplicaId, Time};
+use crate::types::{ClusterSize, ReplicaId, ReplicaSet, Time};
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
 use crate::wire::pack::REQUEST_HEAD;
 use crate::wire::{PackBuilder, Request};
@@ -25,7 +25,7 @@ pub(crate) enum Way {
     Open,
     /// A retransmission: signed, to all, asking for whole results (P2, P7).
     Again,
-    /// A query: under a vector, to all (P6).
+    /// A query: under a vector, to those that its request names (P6).
     Query,
     /// The same, asking for whole results.
     QueryWhole,
@@ -55,6 +55,13 @@ impl Way {
         match self {
             Way::First | Way::FirstWhole => true,
             Way::Open | Way::Again | Way::Query | Way::QueryWhole | Way::QueryAgain => false,
+        }
+    }
+
+    fn is_to_chosen(self) -> bool {
+        match self {
+            Way::Query | Way::QueryWhole => true,
+            Way::First | Way::FirstWhole | Way::Open | Way::Again | Way::QueryAgain => false,
         }
     }
 
@@ -168,13 +175,16 @@ impl Sender {
         let proof = if signed { 2 + 2 * SIGNATURE } else { 3 + MAC * self.size.n() };
         let target = self.inline_max.min(self.datagram_max - HEADER - MAC) - proof;
         let mut start = 0;
+        let mut to = ReplicaSet::EMPTY;
         for (i, &id) in queued.iter().enumerate() {
             let Some((r, number)) = requests.get(id).and_then(|r| Some((r, r.number?))) else { continue };
             let (session, t, low) = (number.session, number.t, number.low);
             let request = Request { session, t, low, kind: r.kind, op: &r.op };
             let builder = &self.builder;
             let fits = builder.bytes() + REQUEST_HEAD + r.op.len() <= target && builder.accepts(&request);
-            if !builder.is_empty() && !fits {
+            let apart = way.is_to_chosen() && r.to != to;
+            to = r.to;
+            if !builder.is_empty() && (!fits || apart) {
                 self.ship(way, signed, &queued[start..i], primary, keyring, requests, outbox);
                 start = i;
             }
@@ -202,7 +212,19 @@ impl Sender {
         self.packs_out += 1;
         let body = pack.encoded();
         let to_primary = way.is_to_primary() && body.len() <= self.inline_max;
-        let receivers = self.size.replicas().filter(|&r| !to_primary || r == primary);
+        // What introduces us goes to all, or the others could not open what follows.
+        let chosen = match ids {
+            [id, ..] if way.is_to_chosen() && !signed => requests.get(*id).map(|r| r.to),
+            _ => None,
+        };
+        let receives = |r: ReplicaId| (!to_primary || r == primary) && chosen.is_none_or(|chosen| chosen.contains(r));
+        let receivers: ReplicaSet = self.size.replicas().filter(|&r| receives(r)).collect();
+        for &id in ids {
+            if let Some(r) = requests.get_mut(id) {
+                r.asked = receivers.iter().chain(r.asked.iter()).collect();
+            }
+        }
+        let receivers = receivers.iter();
         let len = body.len() + HEADER + MAC;
         if len <= self.datagram_max {
             outbox.extend(receivers.map(|r| Outgoing {

@@ -18,6 +18,8 @@ pub struct EndpointStats {
     pub failed: u64,
     /// Requests sent again, per request and round.
     pub retransmissions: u64,
+    /// Queries that the replicas asked first did not answer alike or in time, so that the others were asked too (P6).
+    pub hedges: u64,
     /// Queries that had to be ordered (P6).
     pub fallbacks: u64,
     /// Sessions opened.

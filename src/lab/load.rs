@@ -143,6 +143,8 @@ pub struct Measured {
     pub wrong: u64,
     /// Requests sent again, over the whole run.
     pub retransmissions: u64,
+    /// Queries for which all replicas had to be asked, over the whole run.
+    pub hedges: u64,
     /// Queries that had to be ordered, over the whole run.
     pub fallbacks: u64,
     /// The clients' packet path.
@@ -182,6 +184,7 @@ struct Tally {
     errors_said: BTreeMap<String, u64>,
     wrong: u64,
     retransmissions: u64,
+    hedges: u64,
     fallbacks: u64,
     transport: &'static str,
 }
@@ -232,6 +235,7 @@ pub fn run(
             whole.errors += tally.errors;
             whole.wrong += tally.wrong;
             whole.retransmissions += tally.retransmissions;
+            whole.hedges += tally.hedges;
             whole.fallbacks += tally.fallbacks;
             whole.transport = tally.transport;
             for (said, count) in tally.errors_said {
@@ -248,6 +252,7 @@ pub fn run(
             errors_said: whole.errors_said,
             wrong: whole.wrong,
             retransmissions: whole.retransmissions,
+            hedges: whole.hedges,
             fallbacks: whole.fallbacks,
             transport: whole.transport,
             cpu_clients,
@@ -397,6 +402,7 @@ fn drive(
         let stats = station.endpoint().stats();
         tally.completed += stats.completed;
         tally.retransmissions += stats.retransmissions;
+        tally.hedges += stats.hedges;
         tally.fallbacks += stats.fallbacks;
     }
     Ok(tally)

@@ -129,6 +129,8 @@ struct Report {
     measured_seconds: f64,
     /// Requests sent again, over the whole run.
     retransmissions: u64,
+    /// Queries for which all replicas had to be asked, over the whole run.
+    hedges: u64,
     /// Queries that had to be ordered, over the whole run.
     fallbacks: u64,
     /// Views that were left, over the whole run.
@@ -430,6 +432,7 @@ fn report(
         operations: measured.operations,
         measured_seconds: round(seconds, 3),
         retransmissions: measured.retransmissions,
+        hedges: measured.hedges,
         fallbacks: measured.fallbacks,
         view_changes: status::view(cluster.size, after.iter())
             .saturating_sub(status::view(cluster.size, before.iter())),

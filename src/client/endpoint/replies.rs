@@ -79,8 +79,11 @@ impl Endpoint {
         let primary = rekeyed.contains(self.size.primary(self.view));
         for (id, r) in self.requests.iter_mut().filter(|(_, r)| r.sent_at.is_some()) {
             match r.kind {
+                RequestKind::ReadOnly if !rekeyed.iter().any(|id| r.asked.contains(id)) => {}
                 RequestKind::Open | RequestKind::ReadOnly => {
-                    r.sent_at = None;
+                    // Its timers start anew with this send.
+                    (r.sent_at, r.due) = (None, Time::NEVER);
+                    r.to = self.size.replicas().collect();
                     self.first.push(id);
                 }
                 RequestKind::Ordered | RequestKind::Close if primary => self.again.push(id),
@@ -104,6 +107,7 @@ impl Endpoint {
             for reply in pack.iter() {
                 self.health[usize::from(from.0)].replies += 1;
                 self.repliers.heard(from, reply.position, self.accepted);
+                self.readers.heard(from, reply.position, self.accepted);
                 match self.asked(&reply) {
                     Some(request) => self.on_reply(from, pack.view(), request, &reply),
                     None => self.stats.rejects.unsolicited += 1,
@@ -140,6 +144,10 @@ impl Endpoint {
             return;
         }
         match r.certificate.verdict() {
+            // P6: those asked cannot agree any more.
+            Verdict::Open if r.kind == RequestKind::ReadOnly && !r.certificate.can_be_proved_by(r.asked) => {
+                self.hedge(request, false);
+            }
             Verdict::Open | Verdict::ResultMissing => {}
             Verdict::Hopeless => {
                 if self.config.fallback {
@@ -163,6 +171,7 @@ impl Endpoint {
         let Some(r) = self.requests.get_mut(request) else { return };
         let outcome = r.certificate.take(accepted);
         self.view = self.view.max(accepted.view);
+        self.readers.agreed(accepted.members);
         self.accepted = self.accepted.max(accepted.position);
         let (kind, session) = (r.kind, r.session);
         match (kind, outcome) {

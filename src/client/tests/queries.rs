@@ -8,15 +8,15 @@ use super::fixture::*;
 use crate::client::{EndpointConfig, RequestError, SubmitError};
 use crate::transport::Machine as _;
 use crate::types::{Position, SeqNum, SessionId};
-use crate::wire::{Outcome, ReplyResult, RequestKind};
+use crate::wire::{Outcome, ReplyResult, RequestKind, default_replier};
 
 const MS: Duration = Duration::from_millis(1);
 
-/// A query that all replicas heard.
+/// A query that a quorum heard, at least.
 fn asked(stage: &mut Stage) -> u64 {
     stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
     let heard = stage.turn();
-    assert_eq!(receivers(&heard), [0, 1, 2, 3]);
+    assert!(receivers(&heard).len() >= 3);
     for h in &heard {
         assert!(!h.signed && !h.full);
         assert_eq!((h.asked[0].kind, h.asked[0].session), (RequestKind::ReadOnly, SessionId::NONE));
@@ -202,4 +202,94 @@ fn p44_queries_are_bounded_in_number_and_size() {
     assert!(stage.completion().unwrap().result.is_ok());
     stage.endpoint.query(vec![0; most].into()).unwrap();
     assert_eq!(stage.endpoint.query(Bytes::new()), Err(SubmitError::Busy(2)));
+}
+
+/// A stage in which `agreed` answered a query last.
+fn known(agreed: &[u8]) -> Stage {
+    let mut stage = Stage::new(config());
+    let t = asked(&mut stage);
+    for &from in agreed {
+        stage.say(from, 0, &[read(t, 7, b"v")]);
+    }
+    assert!(stage.result().is_ok());
+    stage
+}
+
+/// The next query; whom it goes to, and its number.
+fn next_query(stage: &mut Stage) -> (Vec<u8>, u64) {
+    stage.endpoint.query(Bytes::from_static(b"read")).unwrap();
+    let heard = stage.turn();
+    (receivers(&heard), heard[0].asked[0].t)
+}
+
+#[test]
+fn p06_who_agreed_last_is_asked_and_the_others_only_when_the_answers_differ() {
+    let mut stage = known(&[0, 2, 3]);
+    for _ in 0..20 {
+        let (to, t) = next_query(&mut stage);
+        assert_eq!(to, [0, 2, 3]);
+        assert!(
+            to.contains(&default_replier(SessionId::NONE, t, stage.endpoint.size()).0),
+            "one of them sends the whole"
+        );
+        for from in to {
+            stage.say(from, 0, &[read(t, 7, b"v")]);
+        }
+        assert!(stage.result().is_ok());
+    }
+    assert_eq!(stage.endpoint.stats().hedges, 0);
+    let (_, t) = next_query(&mut stage);
+    stage.say(0, 0, &[read(t, 7, b"old")]);
+    stage.say(2, 0, &[read(t, 8, b"new")]);
+    let heard = stage.turn();
+    assert_eq!(receivers(&heard), [1], "as soon as they cannot agree");
+    assert!(heard[0].full && !heard[0].signed && heard[0].asked[0].t == t);
+    stage.say(3, 0, &[read(t, 8, b"new")]);
+    stage.nothing();
+    stage.say(1, 0, &[read(t, 8, b"new")]);
+    assert_eq!(stage.result(), Ok(Bytes::from_static(b"new")));
+    assert_eq!((stage.endpoint.stats().hedges, stage.endpoint.stats().fallbacks), (1, 0));
+    assert_eq!(next_query(&mut stage).0, [1, 2, 3], "who agreed now");
+}
+
+#[test]
+fn p06_the_others_are_asked_when_one_is_late_and_it_is_not_asked_first_for_a_while() {
+    let mut stage = known(&[0, 1, 2]);
+    let (_, t) = next_query(&mut stage);
+    for from in [0, 1] {
+        stage.say(from, 0, &[read(t, 7, b"v")]);
+    }
+    let heard = stage.pass(20 * MS);
+    assert_eq!(heard.iter().map(|(_, h)| h.to).collect::<Vec<_>>(), [3], "once, and nobody is told to order it");
+    stage.say(3, 0, &[read(t, 7, b"v")]);
+    assert!(stage.result().is_ok());
+    let (to, t) = next_query(&mut stage);
+    assert_eq!(to, [0, 1, 3]);
+    // It answers when all are asked, first of all.
+    for from in [0, 1] {
+        stage.say(from, 0, &[read(t, 7, b"v")]);
+    }
+    stage.pass(20 * MS);
+    stage.say(2, 0, &[read(t, 7, b"v")]);
+    assert!(stage.result().is_ok());
+    assert_eq!(next_query(&mut stage).0, [0, 1, 2, 3], "two were late of late");
+}
+
+#[test]
+fn p06_queries_to_different_replicas_share_no_pack() {
+    let mut stage = known(&[0, 1, 2]);
+    let (_, first) = next_query(&mut stage);
+    stage.say(0, 0, &[read(first, 7, b"a")]);
+    stage.say(1, 0, &[read(first, 7, b"b")]);
+    let (to, second) = next_query(&mut stage);
+    assert_eq!(to, [0, 1, 2, 3], "one query to three, the rest of another to the fourth");
+    stage.say(2, 0, &[read(first, 7, b"a"), read(second, 7, b"v")]);
+    stage.say(3, 0, &[read(first, 7, b"a")]);
+    stage.turn();
+    assert_eq!(stage.completion().expect("the first").result, Ok(Bytes::from_static(b"a")));
+    assert_eq!(stage.endpoint.outstanding(), 1);
+    for from in [0, 1] {
+        stage.say(from, 0, &[read(second, 7, b"v")]);
+    }
+    assert!(stage.result().is_ok());
 }
