@@ -16,7 +16,7 @@ pub(crate) enum Rule {
         /// w committed replies are enough.
         weak: bool,
     },
-    /// q read-only, equal in digest (P6).
+    /// q read-only, equal in digest: of committed states, or, with tentative ones, of one view and position (P6).
     ReadOnly,
 }
 
@@ -56,13 +56,17 @@ impl Entry {
     /// of the one that was committed. Of an earlier view it is a late one that was rolled back.
     fn outranks(&self, kind: ReplyKind, view: View, position: Position) -> bool {
         match (self.kind, kind) {
-            (ReplyKind::Committed, ReplyKind::Tentative | ReplyKind::ReadOnly) => {
+            (ReplyKind::Committed, ReplyKind::Tentative | ReplyKind::ReadOnly | ReplyKind::TentativeRead) => {
                 view < self.view || position <= self.position
             }
             (ReplyKind::Tentative, ReplyKind::Tentative) => (view, position) < (self.view, self.position),
             (ReplyKind::ReadOnly, ReplyKind::ReadOnly) => view < self.view,
-            (ReplyKind::Tentative, ReplyKind::ReadOnly) => true,
-            (_, ReplyKind::Committed) | (ReplyKind::ReadOnly, ReplyKind::Tentative) => false,
+            (ReplyKind::ReadOnly, ReplyKind::TentativeRead) => (view, position) <= (self.view, self.position),
+            (ReplyKind::TentativeRead, ReplyKind::TentativeRead) => (view, position) < (self.view, self.position),
+            (ReplyKind::Tentative, ReplyKind::ReadOnly | ReplyKind::TentativeRead) => true,
+            (_, ReplyKind::Committed)
+            | (ReplyKind::ReadOnly | ReplyKind::TentativeRead, ReplyKind::Tentative)
+            | (ReplyKind::TentativeRead, ReplyKind::ReadOnly) => false,
         }
     }
 }
@@ -259,10 +263,12 @@ impl Certificate {
         })
     }
 
-    /// Whether `o` counts together with `e`: tentative replies only in one view.
+    /// Whether `o` counts together with `e`: tentative replies only in one view. Reads of a tentative state prove that it
+    /// stays only if q replicas have it; a committed state of another view or position may be one without it.
     fn alike(&self, o: &Entry, e: &Entry) -> bool {
         match self.rule {
-            Rule::ReadOnly => o.value == e.value,
+            Rule::ReadOnly if e.kind == ReplyKind::TentativeRead => same(o, e) && o.view == e.view,
+            Rule::ReadOnly => o.value == e.value && o.kind != ReplyKind::TentativeRead,
             Rule::Ordered { .. } => same(o, e) && (o.kind == ReplyKind::Committed || o.view == e.view),
         }
     }
@@ -420,7 +426,7 @@ mod tests {
                     match said.kind {
                         ReplyKind::Tentative if prepared => said.value = value,
                         ReplyKind::Tentative => continue,
-                        ReplyKind::Committed | ReplyKind::ReadOnly => said.value = TRUTH,
+                        ReplyKind::Committed | ReplyKind::ReadOnly | ReplyKind::TentativeRead => said.value = TRUTH,
                     }
                 }
                 if let Verdict::Accepted(accepted) = insert(&mut certificate, &said) {
@@ -504,6 +510,48 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn p06_tentative_reads_count_in_one_view_and_position_only() {
+        let (tentative, committed) = (ReplyKind::TentativeRead, ReplyKind::ReadOnly);
+        // Values 0, 3 and 6 are one result at three positions.
+        let heard = |said: &[(usize, u64, ReplyKind, u8)]| {
+            let mut certificate = Certificate::new(ClusterSize::of(4).unwrap(), Rule::ReadOnly);
+            let mut last = Verdict::Open;
+            for &(from, view, kind, value) in said {
+                last = insert(&mut certificate, &Said { from, view, kind, value, whole: true });
+            }
+            last
+        };
+        let is_open = |said: &[(usize, u64, ReplyKind, u8)]| matches!(heard(said), Verdict::Open);
+        let accepted = |said: &[(usize, u64, ReplyKind, u8)]| match heard(said) {
+            Verdict::Accepted(accepted) => accepted.members.len(),
+            _ => 0,
+        };
+        assert_eq!(accepted(&[(0, 1, tentative, 3), (1, 1, tentative, 3), (2, 1, tentative, 3)]), 3);
+        assert_eq!(accepted(&[(0, 1, tentative, 3), (1, 1, committed, 3), (2, 1, tentative, 3)]), 3, "it committed");
+        assert_eq!(accepted(&[(0, 1, committed, 0), (1, 2, committed, 3), (2, 1, committed, 6)]), 3, "any positions");
+        for other in [(2, 2, tentative, 3), (2, 1, tentative, 6), (2, 2, committed, 3), (2, 1, committed, 6)] {
+            assert!(is_open(&[(0, 1, tentative, 3), (1, 1, tentative, 3), other]), "{other:?}");
+            assert!(is_open(&[other, (0, 1, tentative, 3), (1, 1, committed, 3)]), "{other:?}");
+        }
+        assert!(is_open(&[(0, 1, committed, 3), (1, 2, committed, 3), (2, 1, tentative, 3)]), "two views' states");
+        let two = [(0, 1, tentative, 3), (1, 1, tentative, 3), (2, 1, tentative, 6), (3, 1, tentative, 6)];
+        assert!(matches!(heard(&two), Verdict::Hopeless));
+        // A replica's later word replaces its earlier one, and a committed state's a tentative one's.
+        assert_eq!(
+            accepted(&[(0, 1, tentative, 0), (1, 1, tentative, 3), (2, 1, tentative, 3), (0, 1, tentative, 3)]),
+            3
+        );
+        let stays = [
+            (0, 1, committed, 3),
+            (0, 1, tentative, 3),
+            (0, 1, tentative, 0),
+            (1, 1, committed, 0),
+            (2, 1, committed, 6),
+        ];
+        assert_eq!(accepted(&stays), 3);
     }
 
     #[test]

@@ -137,7 +137,13 @@ impl<S: Service> Executor<S> {
             // What was asked of a state that is being replaced is asked again.
             Command::Query { .. } if self.halted => self.counters.queries_refused += 1,
             Command::Admit { .. } if self.halted => {}
-            Command::Query { pack, after, view } => self.on_query(now, pack, after, view, out),
+            Command::Query { pack, after, tentative, view } => {
+                if tentative && self.tentative && after == self.executed {
+                    self.answer_queries(&Held::now(pack, view), out);
+                } else {
+                    self.on_query(now, pack, after, view, out);
+                }
+            }
             Command::Admit { pack, view } => self.on_admit(pack, view, out),
             Command::Halt { n, root, diverged } => {
                 self.halt(out);
@@ -460,7 +466,7 @@ impl<S: Service> Executor<S> {
     }
 
     fn answer_queries(&mut self, held: &Held, out: &mut Vec<Output>) {
-        assert!(!self.tentative, "queries see committed states only (P18)");
+        let kind = if self.tentative { ReplyKind::TentativeRead } else { ReplyKind::ReadOnly };
         let position = Position::new(self.executed, 0);
         let (asked, time) = (Asked { pack: &held.pack, view: held.view }, self.time());
         for request in held.pack.requests().filter(|request| request.kind == RequestKind::ReadOnly) {
@@ -472,7 +478,7 @@ impl<S: Service> Executor<S> {
                 Ok(Ok(())) => {
                     counters.queries += 1;
                     let outcome = Outcome::Done(buffer.take());
-                    out.push(Output::Reply(reply(&request, asked, ReplyKind::ReadOnly, position, outcome)));
+                    out.push(Output::Reply(reply(&request, asked, kind, position, outcome)));
                 }
                 Ok(Err(NotReadOnly)) => counters.queries_not_read_only += 1,
                 Err(_) => counters.queries_panicked += 1,

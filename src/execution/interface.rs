@@ -25,12 +25,14 @@ pub enum Command {
     Commit(SeqNum),
     /// Undo the tentative batch `n`: state, sessions and cached replies (P17).
     Rollback(SeqNum),
-    /// Answer read-only requests on the first committed state that includes `after` (P18).
+    /// Answer read-only requests on the first committed state that includes `after`, or on the tentative one (P18).
     Query {
         /// The requests.
         pack: Pack,
         /// The least sequence number that the state must include.
         after: SeqNum,
+        /// If that is the tentative batch, its state may answer.
+        tentative: bool,
         /// The view that the replies name.
         view: View,
     },

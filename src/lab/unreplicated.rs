@@ -128,7 +128,10 @@ impl<S: Service> Machine for Server<S> {
                 Inbound::Request { pack, signed: true } => self.handle(now, Command::Admit { pack, view: VIEW }),
                 Inbound::Request { pack, signed: false } => self.on_request(now, pack.into_inner()),
                 Inbound::Query(pack) => {
-                    self.handle(now, Command::Query { pack: pack.into_inner(), after: SeqNum(0), view: VIEW });
+                    self.handle(
+                        now,
+                        Command::Query { pack: pack.into_inner(), after: SeqNum(0), tentative: false, view: VIEW },
+                    );
                 }
                 // There is no other replica.
                 Inbound::Message(_)

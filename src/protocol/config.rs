@@ -76,7 +76,7 @@ impl Config {
             batch_requests_max: 4_096,
             batch_bytes_max: 256 * 1024,
             inline_max: 8 * 1024,
-            commit_delay: Duration::from_micros(200),
+            commit_delay: Duration::from_millis(2),
             status_interval: Duration::from_millis(20),
             heartbeat: Duration::from_millis(200),
             resend_min: Duration::from_millis(5),

@@ -114,6 +114,8 @@ pub enum Action {
         pack: Pack,
         /// The largest sequence number prepared here when the pack arrived.
         after: SeqNum,
+        /// The tentative state may answer it, if it includes just that.
+        tentative: bool,
     },
     /// Fetch the state at checkpoint `n` from others (P38), instead of what was asked for before, if it was. Nothing is
     /// executed from here on until [`Event::Transferred`] with this `n`; then that state has replaced the own one,

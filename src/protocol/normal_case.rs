@@ -84,16 +84,20 @@ impl Agreement {
             })
     }
 
-    /// Read-only requests are executed on the first committed state that includes everything prepared here (P18).
+    /// Read-only requests are executed on the first committed state that includes everything prepared here, or at once on
+    /// the tentative one if nothing goes beyond it (P18).
     pub(super) fn on_query(&mut self, pack: Pack) {
         if self.mode != Mode::Normal || self.is_transferring() {
             return;
         }
         let after = self.last_prepared;
-        if after > self.last_executed {
+        // With more under way others answer from a later state, and it commits as soon.
+        let quiet = self.last_proposed <= after && self.log.last() <= after;
+        let tentative = quiet && self.tentative.is_some() && after == self.last_executed.next();
+        if after > self.last_executed && !tentative {
             self.flush_commits();
         }
-        self.actions.push_back(Action::Query { pack, after });
+        self.actions.push_back(Action::Query { pack, after, tentative });
     }
 
     // ---- propose --------------------------------------------------------------------------------------------------

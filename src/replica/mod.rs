@@ -273,8 +273,8 @@ impl<S: Service> Replica<S> {
                 self.tentative = None;
                 self.executor.handle(now, Command::Rollback(n), &mut self.outputs);
             }
-            Action::Query { pack, after } => {
-                self.executor.handle(now, Command::Query { pack, after, view }, &mut self.outputs);
+            Action::Query { pack, after, tentative } => {
+                self.executor.handle(now, Command::Query { pack, after, tentative, view }, &mut self.outputs);
             }
             Action::Transfer { n, root, diverged } => {
                 self.executor.handle(now, Command::Halt { n, root, diverged }, &mut self.outputs);

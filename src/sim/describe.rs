@@ -72,6 +72,7 @@ fn replies(pack: &ReplyPack) -> String {
     for reply in pack.replies.iter().take(4) {
         let kind = match reply.kind {
             ReplyKind::ReadOnly => "read",
+            ReplyKind::TentativeRead => "tentative read",
             ReplyKind::Tentative => "tentative",
             ReplyKind::Committed => "committed",
         };

@@ -363,7 +363,7 @@ impl<S: Service> Simulation<S> {
             let Completion { request, result, position, kind, .. } = completion;
             let (name, _) = client.outstanding.remove(&request).expect("a request completes once");
             let placed = match kind {
-                ReplyKind::ReadOnly => Placed::Unordered,
+                ReplyKind::ReadOnly | ReplyKind::TentativeRead => Placed::Unordered,
                 ReplyKind::Tentative | ReplyKind::Committed => Placed::At(position),
             };
             match result {

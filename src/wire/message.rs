@@ -341,7 +341,8 @@ pub struct ReplyEntry {
     pub t: u64,
     /// How final it is.
     pub kind: ReplyKind,
-    /// Where it was executed. For a read-only reply: the last batch it includes, with index 0; never compared (P6).
+    /// Where it was executed. For a read-only reply: the last batch it includes, with index 0; compared only where one of
+    /// them is tentative (P6).
     pub position: Position,
     /// The result or its digest.
     pub result: ReplyResult,
@@ -357,6 +358,9 @@ pub enum ReplyKind {
     Tentative = 2,
     /// Executed in order and committed.
     Committed = 3,
+    /// Executed unordered on a state whose last batch is prepared in the sender's view, and not yet known to be
+    /// committed (P18).
+    TentativeRead = 4,
 }
 
 /// The result of an executed request, or why it has none. Agreed by all correct replicas.

@@ -225,6 +225,7 @@ fn entry<'a>(reader: &mut Reader<'a>, body: &'a Bytes) -> Result<ReplyView<'a>, 
         1 => ReplyKind::ReadOnly,
         2 => ReplyKind::Tentative,
         3 => ReplyKind::Committed,
+        4 => ReplyKind::TentativeRead,
         _ => return Err(Malformed::UnknownTag),
     };
     let tag = reader.u8()?;

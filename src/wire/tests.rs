@@ -234,7 +234,12 @@ fn reply_entries() -> impl Strategy<Value = ReplyEntry> {
         refusal.prop_map(Outcome::Refused),
     ];
     let result = prop_oneof![outcome.prop_map(ReplyResult::Full), digests().prop_map(ReplyResult::Digest)];
-    let kind = prop_oneof![Just(ReplyKind::ReadOnly), Just(ReplyKind::Tentative), Just(ReplyKind::Committed)];
+    let kind = prop_oneof![
+        Just(ReplyKind::ReadOnly),
+        Just(ReplyKind::Tentative),
+        Just(ReplyKind::Committed),
+        Just(ReplyKind::TentativeRead)
+    ];
     (any::<[u64; 3]>(), kind, result).prop_map(|([session, t, position], kind, result)| ReplyEntry {
         session: SessionId(session),
         t,

@@ -120,8 +120,8 @@ impl Endpoint {
     /// an ordered request or a session-open.
     fn asked(&self, reply: &ReplyView<'_>) -> Option<RequestId> {
         match (reply.kind, reply.session) {
-            (ReplyKind::ReadOnly, SessionId::NONE) => self.queries.get(&reply.t).copied(),
-            (ReplyKind::ReadOnly, _) => None,
+            (ReplyKind::ReadOnly | ReplyKind::TentativeRead, SessionId::NONE) => self.queries.get(&reply.t).copied(),
+            (ReplyKind::ReadOnly | ReplyKind::TentativeRead, _) => None,
             (ReplyKind::Tentative | ReplyKind::Committed, SessionId::NONE) => self.opens.get(&reply.t).copied(),
             (ReplyKind::Tentative | ReplyKind::Committed, id) => {
                 match &self.sessions.get(self.by_id.get(&id)?)?.phase {

@@ -179,8 +179,12 @@ impl<S: Service> Bench<S> {
     }
 
     fn query(&mut self, pack: Pack, after: u64) -> Vec<Reply> {
+        self.query_at(pack, after, false)
+    }
+
+    fn query_at(&mut self, pack: Pack, after: u64, tentative: bool) -> Vec<Reply> {
         let view = self.view;
-        replies(self.handle(Command::Query { pack, after: SeqNum(after), view }))
+        replies(self.handle(Command::Query { pack, after: SeqNum(after), tentative, view }))
     }
 
     /// A session of `client`, which has none.

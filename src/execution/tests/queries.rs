@@ -43,6 +43,24 @@ fn p18_no_answer_comes_from_a_state_with_a_tentative_batch() {
 }
 
 #[test]
+fn p18_a_tentative_state_answers_who_must_see_just_that_and_says_so() {
+    let mut bench = Bench::new();
+    let s = bench.session(ALICE, 8);
+    bench.tentative(&[ordered(ALICE, s, 0, b"+")]);
+    let answer = bench.query_at(query(BOB, 1, b"="), 2, true);
+    assert_eq!((&answer[0].outcome, answer[0].kind), (&count(1), ReplyKind::TentativeRead));
+    assert_eq!((answer[0].position, answer[0].view), (Position::new(SeqNum(2), 0), bench.view));
+    assert!(bench.query_at(query(BOB, 2, b"="), 1, true).is_empty(), "less than that is not there to be seen");
+    assert!(bench.query_at(query(BOB, 3, b"="), 3, true).is_empty(), "nor more");
+    let answers = replies(bench.commit());
+    assert_eq!(answers.iter().map(|r| (r.t, r.kind)).collect::<Vec<_>>(), [(2, ReplyKind::ReadOnly)]);
+    let answer = bench.query_at(query(BOB, 4, b"="), 2, true);
+    assert_eq!((answer[0].t, answer[0].kind), (4, ReplyKind::ReadOnly), "it has committed meanwhile");
+    let answers = bench.committed(&[ordered(ALICE, s, 1, b"+")]);
+    assert_eq!(answers.iter().skip(1).map(|r| (r.t, r.kind)).collect::<Vec<_>>(), [(3, ReplyKind::ReadOnly)]);
+}
+
+#[test]
 fn p06_what_is_not_read_only_or_panics_gets_no_reply() {
     let mut bench = Bench::new();
     let root = bench.root();

@@ -273,7 +273,7 @@ fn p17_p18_leaving_undoes_what_is_tentative_and_queries_wait_for_it_all_the_same
     backup.leave(&[0, 1], 1);
     assert_eq!(backup.did, [Did::Rollback(2)]);
     backup.event(Event::Query(from_client(pack(5, 1, 4))));
-    assert_eq!(backup.queries, [SeqNum(2)], "prepared once, rolled back or not");
+    assert_eq!(backup.queries, [(SeqNum(2), false)], "prepared once, rolled back or not");
     // Committed elsewhere, it is executed again, and once.
     for from in [0, 1] {
         backup.message(from, Message::Committed(Committed { n: SeqNum(2), digest: p.digest() }));

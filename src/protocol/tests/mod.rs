@@ -109,7 +109,8 @@ struct One {
     sent: Vec<(Option<ReplicaId>, Message)>,
     did: Vec<Did>,
     notices: Vec<Notice>,
-    queries: Vec<SeqNum>,
+    /// What each query must see, and whether the tentative state will do.
+    queries: Vec<(SeqNum, bool)>,
     /// Transfers asked for: n, and whether because of a divergence.
     transfers: Vec<(u64, bool)>,
     /// Comparisons asked for: n, and with how many.
@@ -137,6 +138,7 @@ impl One {
         let mut config = Config::new(ClusterSize::of(4).unwrap(), ReplicaId(me));
         (config.checkpoint_interval, config.log_window, config.pipeline_max) = (K, L, 8);
         config.view_timeout = Duration::from_secs(3_600);
+        config.commit_delay = Duration::from_micros(200);
         change(&mut config);
         let now = Time(1_000_000_000);
         let core = Agreement::new(config, now).unwrap();
@@ -265,7 +267,7 @@ impl One {
                 }
                 Action::Commit(n) => self.did.push(Did::Committed(n.0)),
                 Action::Rollback(n) => self.did.push(Did::Rollback(n.0)),
-                Action::Query { after, .. } => self.queries.push(after),
+                Action::Query { after, tentative, .. } => self.queries.push((after, tentative)),
                 Action::Compare { n, others } => self.compared.push((n.0, others.len())),
                 Action::Transfer { n, diverged, .. } => self.transfers.push((n.0, diverged)),
                 Action::Persist(token, _) if self.slow_disk => self.tokens.push(token),

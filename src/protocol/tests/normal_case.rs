@@ -388,20 +388,29 @@ fn p16_at_most_one_batch_is_tentative_and_order_is_strict() {
 }
 
 #[test]
-fn p18_a_query_waits_for_everything_ever_prepared_here() {
+fn p18_a_query_sees_everything_ever_prepared_here() {
     let p = pre_prepare(0, 1, 1, &[pack(1, 1, 8)]);
     let mut backup = One::new(1);
     let query = || Event::Query(from_client(pack(5, 1, 4)));
     backup.event(query());
-    backup.pre_prepare(0, &p, true).message(2, Message::Prepare(vote(1, p.digest())));
+    backup.pre_prepare(0, &p, true);
+    backup.event(query());
+    assert_eq!(backup.queries, [(SeqNum(0), false); 2], "what is only proposed need not be seen");
+    backup.message(2, Message::Prepare(vote(1, p.digest())));
     backup.took();
     backup.event(query());
-    assert_eq!(backup.queries, [SeqNum(0), SeqNum(1)]);
+    assert_eq!(backup.queries[2..], [(SeqNum(1), true)], "the tentative state will do");
+    assert!(backup.took().is_empty(), "P52: nothing waits for the commit");
+    let next = pre_prepare(0, 2, 2, &[pack(1, 2, 8)]);
+    backup.pre_prepare(0, &next, false);
+    backup.took();
+    backup.event(query());
+    assert_eq!(backup.queries[3..], [(SeqNum(1), false)], "more is under way");
     assert_eq!(backup.took(), [Message::Commit(vote(1, p.digest()))], "P52: a query waits, so the commit leaves");
     backup.message(0, Message::Commit(vote(1, p.digest()))).message(2, Message::Commit(vote(1, p.digest())));
-    backup.agree(2);
     backup.took();
     backup.event(query());
+    assert_eq!(backup.queries[4..], [(SeqNum(1), false)]);
     assert!(backup.took().is_empty(), "everything prepared here is executed: it waits for nothing");
 }
 

@@ -302,7 +302,9 @@ impl AgreementRole {
                 }
                 Action::Commit(n) => self.to_execution.push(Command::Commit(n)),
                 Action::Rollback(n) => self.to_execution.push(Command::Rollback(n)),
-                Action::Query { pack, after } => self.to_execution.push(Command::Query { pack, after, view }),
+                Action::Query { pack, after, tentative } => {
+                    self.to_execution.push(Command::Query { pack, after, tentative, view });
+                }
                 Action::Transfer { n, root, diverged } => {
                     self.to_execution.push(Command::Halt { n, root, diverged });
                 }

@@ -5,6 +5,9 @@ use super::craft::Craft;
 use crate::types::{Position, ReplicaId, SeqNum, View};
 use crate::wire::{Message, Outcome, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult, StableAnswer};
 
+const KINDS: [ReplyKind; 4] =
+    [ReplyKind::ReadOnly, ReplyKind::TentativeRead, ReplyKind::Tentative, ReplyKind::Committed];
+
 /// Wrong results.
 pub(super) struct Replies;
 
@@ -27,7 +30,7 @@ fn falsify(craft: &mut Craft<'_>, entry: &mut ReplyEntry) {
         0 => entry.position = Position(craft.number(entry.position.0)),
         1 => entry.t = craft.number(entry.t),
         2 => {
-            entry.kind = *craft.rng.pick(&[ReplyKind::ReadOnly, ReplyKind::Tentative, ReplyKind::Committed]);
+            entry.kind = *craft.rng.pick(&KINDS);
         }
         3 => entry.result = ReplyResult::Digest(craft.digest(entry.result.digest())),
         4 => {

@@ -206,7 +206,7 @@ impl Core {
                     };
                     self.agreement.handle(now, event);
                 }
-                Action::Query { pack, after } => {
+                Action::Query { pack, after, .. } => {
                     self.queries.push((pack, after));
                     self.answer_queries();
                 }

@@ -143,6 +143,7 @@ impl Play {
         for me in size.replicas() {
             let mut config = Config::new(size, me);
             (config.checkpoint_interval, config.log_window, config.pipeline_max) = (4, 8, 2);
+            config.commit_delay = Duration::from_micros(200);
             for option in options {
                 match option.split_once('=') {
                     Some(("K", k)) => config.checkpoint_interval = number(k)?,
