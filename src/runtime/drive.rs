@@ -4,26 +4,11 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use super::counters::{Counter, counters};
+use super::wait::{WaitPolicy, Waiter};
 use crate::transport::{Datagram, Machine, Transport, Wake, Woken};
 use crate::types::Time;
-
-/// How a loop waits when there is nothing to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct WaitPolicy {
-    /// How long to go on polling after the last event, before sleeping in the kernel. Between empty polls the loop
-    /// yields its core; no party assumes that it owns one.
-    pub poll_budget: Duration,
-}
-
-impl Default for WaitPolicy {
-    /// 100 µs: longer than a round trip between polling parties, much shorter than a wake of a sleeping one is worth.
-    fn default() -> WaitPolicy {
-        WaitPolicy { poll_budget: Duration::from_micros(100) }
-    }
-}
 
 counters! {
     /// Counted by one loop; shared with whoever reports.
@@ -106,11 +91,12 @@ pub fn drive_with<M: Machine, T: Transport>(
     mut each: impl FnMut(&mut M, Time) -> ControlFlow<()>,
 ) {
     let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
-    let mut last_event = transport.now();
     // When the next turn was due at the latest, as far as it was known.
-    let mut due = last_event;
+    let mut due = transport.now();
+    let mut waiter = Waiter::new(*policy, due);
     loop {
         let now = transport.now();
+        waiter.turn(now);
         if machine.stale_after().is_some_and(|after| now > due + after) {
             counters.stale.add(drop_waiting(transport, &mut inbox));
         }
@@ -130,19 +116,19 @@ pub fn drive_with<M: Machine, T: Transport>(
         if arrived || !outbox.is_empty() {
             transport.send(&mut outbox);
             counters.busy_turns.add(1);
-            last_event = now;
+            waiter.event(now);
             continue;
         }
         let deadline = machine.deadline();
-        if deadline > now && now.since(last_event) >= policy.poll_budget {
+        if deadline > now && waiter.sleeps(now) {
             counters.parks.add(1);
             due = deadline;
             // A timer alone is no reason to poll on after its turn.
             if transport.wait(deadline) != Woken::Deadline {
-                last_event = transport.now();
+                waiter.event(transport.now());
             }
         } else {
-            std::thread::yield_now();
+            waiter.yield_core(now);
         }
     }
 }

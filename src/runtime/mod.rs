@@ -45,15 +45,17 @@ mod sys;
 mod tests;
 pub mod udp;
 pub mod uring;
+pub mod wait;
 mod waker;
 
 pub use clock::Clock;
 pub use cores::{Cores, Placement};
 pub use counters::{Counters, Counts};
-pub use drive::{LoopCounters, LoopCounts, Stop, WaitPolicy, drive, drive_with};
+pub use drive::{LoopCounters, LoopCounts, Stop, drive, drive_with};
 pub use embedded::Embedded;
 pub use error::{CoresError, Error, Refusal};
 pub use host::{Host, Opened, Running, Unseen, Viewer};
 pub use random::random_bytes;
 pub use signals::StopOnSignals;
 pub use udp::{Backend, Udp};
+pub use wait::WaitPolicy;

@@ -14,7 +14,8 @@ use glommio::timer::Timer;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use io_uring::IoUring;
 
-use super::{Clock, Error, Stop, WaitPolicy, cores};
+use super::wait::{WaitPolicy, Waiter};
+use super::{Clock, Error, Stop, cores};
 use crate::transport::Wake;
 use crate::types::Time;
 
@@ -42,17 +43,18 @@ pub(crate) trait Role {
 
 /// Runs `role` on the calling thread until stopped. Whoever hands it work wakes `parker`.
 pub(crate) fn run(role: &mut impl Role, parker: &Parker, clock: Clock, policy: &WaitPolicy, stop: &Stop) {
-    let mut last_event = clock.now();
+    let mut waiter = Waiter::new(*policy, clock.now());
     while !stop.is_stopped() {
         let now = clock.now();
+        waiter.turn(now);
         let turn = role.turn(now);
         if turn == Turn::Busy {
-            last_event = now;
+            waiter.event(now);
             continue;
         }
         let deadline = role.deadline();
-        if turn == Turn::Clogged || deadline <= now || now.since(last_event) < policy.poll_budget {
-            thread::yield_now();
+        if turn == Turn::Clogged || deadline <= now || !waiter.sleeps(now) {
+            waiter.yield_core(now);
             continue;
         }
         match deadline {
@@ -61,7 +63,7 @@ pub(crate) fn run(role: &mut impl Role, parker: &Parker, clock: Clock, policy: &
         }
         // A timer alone is no reason to poll on after its turn.
         if deadline > clock.now() {
-            last_event = clock.now();
+            waiter.event(clock.now());
         }
     }
 }

@@ -11,7 +11,7 @@ use super::{ClientConfig, ClientError, ClientReport};
 use crate::auth::Keyring;
 use crate::client::{Endpoint, RequestId, Session, SubmitError};
 use crate::limits;
-use crate::runtime::WaitPolicy;
+use crate::runtime::wait::{WaitPolicy, Waiter};
 use crate::transport::{Machine, Peer, Transport, Woken};
 use crate::types::Time;
 
@@ -66,10 +66,11 @@ impl<T: Transport> Driver<T> {
     /// Until the last handle is gone and the sessions are closed.
     pub(super) fn run(mut self) {
         let (mut inbox, mut outbox) = (Vec::new(), Vec::new());
-        let mut last_event = self.transport.now();
+        let mut waiter = Waiter::new(self.wait, self.transport.now());
         let mut closing: Option<Time> = None;
         loop {
             let now = self.transport.now();
+            waiter.turn(now);
             let mut busy = false;
             while closing.is_none() {
                 match self.commands.try_recv() {
@@ -94,17 +95,17 @@ impl<T: Transport> Driver<T> {
                 return;
             }
             if busy {
-                last_event = now;
+                waiter.event(now);
                 continue;
             }
             let deadline = self.endpoint.deadline().min(closing.unwrap_or(Time::NEVER));
-            if deadline > now && now.since(last_event) >= self.wait.poll_budget {
+            if deadline > now && waiter.sleeps(now) {
                 // A timer alone is no reason to poll on after its turn.
                 if self.transport.wait(deadline) != Woken::Deadline {
-                    last_event = self.transport.now();
+                    waiter.event(self.transport.now());
                 }
             } else {
-                std::thread::yield_now();
+                waiter.yield_core(now);
             }
         }
     }
