@@ -125,7 +125,7 @@ pub fn drive_with<M: Machine, T: Transport>(
             due = deadline;
             // A timer alone is no reason to poll on after its turn.
             if transport.wait(deadline) != Woken::Deadline {
-                waiter.event(transport.now());
+                waiter.woken(transport.now());
             }
         } else {
             waiter.yield_core(now);

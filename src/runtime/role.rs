@@ -63,7 +63,7 @@ pub(crate) fn run(role: &mut impl Role, parker: &Parker, clock: Clock, policy: &
         }
         // A timer alone is no reason to poll on after its turn.
         if deadline > clock.now() {
-            waiter.event(clock.now());
+            waiter.woken(clock.now());
         }
     }
 }

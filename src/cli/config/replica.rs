@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::{Cluster, TransportKind, beside, folder_of, parse, read, within, wrong};
 use crate::cli::errors::Error;
 use crate::limits;
-use crate::runtime::Cores;
 use crate::runtime::bind::UdpConfig;
+use crate::runtime::{Cores, WaitPolicy};
 use crate::types::ReplicaId;
 
 /// The file as it is written.
@@ -46,7 +46,7 @@ pub struct ReplicaFile {
     /// Receive buffer to ask of the kernel, per socket.
     #[serde(default = "receive_buffer")]
     pub receive_buffer_bytes: usize,
-    /// How long to poll after the last event before sleeping.
+    /// How long to poll after the last event before sleeping, at most: as long as events are that near.
     #[serde(default = "poll_budget")]
     pub poll_budget_us: u64,
 }
@@ -68,7 +68,7 @@ pub(super) fn receive_buffer() -> usize {
 }
 
 fn poll_budget() -> u64 {
-    100
+    u64::try_from(WaitPolicy::default().poll_budget.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// A replica's configuration and its cluster's, read and checked.

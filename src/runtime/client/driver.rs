@@ -102,7 +102,7 @@ impl<T: Transport> Driver<T> {
             if deadline > now && waiter.sleeps(now) {
                 // A timer alone is no reason to poll on after its turn.
                 if self.transport.wait(deadline) != Woken::Deadline {
-                    waiter.event(self.transport.now());
+                    waiter.woken(self.transport.now());
                 }
             } else {
                 waiter.yield_core(now);

@@ -29,8 +29,8 @@ pub enum Effect {
     RolledBack(SeqNum),
     /// A pack came again that was executed at this place: its client is answered from the cache.
     Repeated(Pack, SeqNum),
-    /// A read-only pack is answered from the state after this place (P18).
-    Answered(Pack, SeqNum),
+    /// A read-only pack is answered from the state after this place, which is tentative or not (P18).
+    Answered(Pack, SeqNum, bool),
     /// The root of the state at a checkpoint that was reached by execution.
     Sealed(SeqNum, Digest),
     /// The state at a checkpoint came from others.
@@ -206,7 +206,14 @@ impl Core {
                     };
                     self.agreement.handle(now, event);
                 }
-                Action::Query { pack, after, .. } => {
+                Action::Query { pack, after, tentative: true } => {
+                    assert!(
+                        self.tentative.as_ref().is_some_and(|(n, _)| *n == after),
+                        "P18: that is the tentative state"
+                    );
+                    self.effects.push(Effect::Answered(pack, after, true));
+                }
+                Action::Query { pack, after, tentative: false } => {
                     self.queries.push((pack, after));
                     self.answer_queries();
                 }
@@ -225,7 +232,7 @@ impl Core {
     fn answer_queries(&mut self) {
         let last = self.last;
         for (pack, _) in self.queries.extract_if(.., |(_, after)| *after <= last) {
-            self.effects.push(Effect::Answered(pack, last));
+            self.effects.push(Effect::Answered(pack, last, false));
         }
     }
 

@@ -85,8 +85,18 @@ struct Pattern {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Read,
+    TentativeRead,
     Tentative,
     Committed,
+}
+
+impl Kind {
+    fn is_ordered(self) -> bool {
+        match self {
+            Kind::Tentative | Kind::Committed => true,
+            Kind::Read | Kind::TentativeRead => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -450,9 +460,11 @@ impl Play {
                 accepted.extend(self.reply(r, &pack, Reply { view, at, kind: Kind::Committed }));
                 Some(format!("answers {} again", self.names.packs[&pack.digest()]))
             }
-            Effect::Answered(pack, at) => {
-                accepted.extend(self.reply(r, &pack, Reply { view, at, kind: Kind::Read }));
-                Some(format!("answers {} from {at}", self.names.packs[&pack.digest()]))
+            Effect::Answered(pack, at, tentative) => {
+                let kind = if tentative { Kind::TentativeRead } else { Kind::Read };
+                accepted.extend(self.reply(r, &pack, Reply { view, at, kind }));
+                let how = if tentative { " tentatively" } else { "" };
+                Some(format!("answers {}{how} from {at}", self.names.packs[&pack.digest()]))
             }
             Effect::Sealed(..) => None,
             Effect::Fetched(n) => Some(format!("fetches the state at {n}")),
@@ -479,9 +491,11 @@ impl Play {
         }
         replies.insert(r, reply);
         let counts = |of: &&Reply| match of.kind {
-            Kind::Tentative => of.at == reply.at && of.view == reply.view && reply.kind != Kind::Read,
-            Kind::Committed => of.at == reply.at && reply.kind != Kind::Read,
-            Kind::Read => of.at == reply.at && reply.kind == Kind::Read,
+            Kind::Tentative => of.at == reply.at && of.view == reply.view && reply.kind.is_ordered(),
+            Kind::Committed => of.at == reply.at && reply.kind.is_ordered(),
+            // Here a read's result is the place that it was answered from.
+            Kind::Read if reply.kind == Kind::Read => of.at == reply.at,
+            Kind::Read | Kind::TentativeRead => of.at == reply.at && of.view == reply.view && !reply.kind.is_ordered(),
         };
         let mut views: Vec<View> = replies.values().filter(counts).map(|of| of.view).collect();
         if views.len() < quorum || !client.accepted.insert(digest) {
