@@ -31,9 +31,9 @@ const ORDERED_30_X_1: Ceilings =
 const ORDERED_4_X_256: Ceilings =
     Ceilings { replicas: [0.098, 327.0, 0.098, 0.026, 0.096], clients: [0.0088, 46.0, 0.044, 0.0062, 1.02] };
 const QUERIES_1_X_1: Ceilings =
-    Ceilings { replicas: [4.1, 486.0, 4.1, 4.1, 0.1], clients: [4.1, 660.0, 8.2, 1.02, 1.02] };
+    Ceilings { replicas: [3.1, 365.0, 3.1, 3.1, 0.1], clients: [3.1, 500.0, 7.2, 1.02, 1.02] };
 const QUERIES_4_X_256: Ceilings =
-    Ceilings { replicas: [0.035, 182.0, 0.035, 0.0044, 0.027], clients: [0.035, 184.0, 0.07, 0.0044, 1.3] };
+    Ceilings { replicas: [0.027, 140.0, 0.027, 0.0034, 0.021], clients: [0.027, 141.0, 0.063, 0.0044, 1.3] };
 
 /// Counts `operations` after as many to warm up: buffers find their size, sessions are opened, every slot of them is
 /// written once. Checkpoints come in both.

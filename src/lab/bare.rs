@@ -5,12 +5,12 @@
 //!
 //! | datagrams | ordered | read-only |
 //! |---|---|---|
-//! | packs, client to primary (read-only: to all) | b | n b |
+//! | packs, client to primary (read-only: to q replicas) | b | q b |
 //! | pre-prepare, primary to backups | n - 1 | |
 //! | prepare, backup to all others; the commit before rides on it | (n - 1)^2 | |
-//! | replies, every replica to each client | n b | n b |
+//! | replies, every replica (read-only: each of those q) to each client | n b | q b |
 //!
-//! With n = 4 that is 12 + 5b, and 8b for reads. Each has the size that castra's has. Nobody computes a MAC, keeps a
+//! With n = 4 that is 12 + 5b, and 6b for reads. Each has the size that castra's has. Nobody computes a MAC, keeps a
 //! log, executes or waits for a checkpoint; a replica answers once 2f prepares are there.
 
 use std::collections::BTreeMap;
@@ -341,10 +341,10 @@ pub fn work(
             if endpoint.sent == 0 || answered || lost {
                 bare.lost += u64::from(lost);
                 (endpoint.sent, endpoint.sent_at) = (endpoint.sent + 1, now);
-                let to_all = if shape.read_only { shape.size.n() } else { 1 };
+                let receivers = if shape.read_only { shape.size.quorum() } else { 1 };
                 let pack =
                     |id: usize| datagram(Peer::Replica(ReplicaId(id as u8)), PACK, endpoint.sent, &[], shape.pack());
-                endpoint.transport.send(&mut (0..to_all).map(pack).collect());
+                endpoint.transport.send(&mut (0..receivers).map(pack).collect());
                 moved = true;
             }
         }
