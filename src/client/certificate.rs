@@ -282,7 +282,7 @@ impl Certificate {
         let Some(quorum) = self.quorum() else {
             return if self.hopeless() { Verdict::Hopeless } else { Verdict::Open };
         };
-        let (value, position) = (quorum.value, quorum.position);
+        let (value, position, read) = (quorum.value, quorum.position, quorum.kind);
         if self.values[value].whole.is_none() {
             return Verdict::ResultMissing;
         }
@@ -290,7 +290,7 @@ impl Certificate {
         let members: ReplicaSet = self.size.replicas().filter(counts).collect();
         let words = || members.iter().filter_map(|r| self.entry(r));
         let kind = match self.rule {
-            Rule::ReadOnly => ReplyKind::ReadOnly,
+            Rule::ReadOnly => read,
             Rule::Ordered { .. } if words().all(|e| e.kind == ReplyKind::Committed) => ReplyKind::Committed,
             Rule::Ordered { .. } => ReplyKind::Tentative,
         };

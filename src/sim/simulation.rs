@@ -96,6 +96,8 @@ pub struct Simulation<S: Service> {
     model: Box<dyn Model>,
     agreement: Agreement,
     history: History,
+    /// Reads of a state that was tentative, by their place in the history, and its last batch.
+    tentative_reads: BTreeMap<usize, SeqNum>,
     watch: Option<Watch>,
     /// Agreed time and seed of each batch, as the library derives them (P19).
     choices: BTreeMap<SeqNum, (Time, u64)>,
@@ -202,6 +204,7 @@ impl<S: Service> Simulation<S> {
             workload_rng: Rng::stream(seed, 4),
             agreement: Agreement::default(),
             history: History::default(),
+            tentative_reads: BTreeMap::new(),
             watch,
             choices: BTreeMap::new(),
             agreed_time: Time(0),
@@ -366,6 +369,9 @@ impl<S: Service> Simulation<S> {
                 ReplyKind::ReadOnly | ReplyKind::TentativeRead => Placed::Unordered,
                 ReplyKind::Tentative | ReplyKind::Committed => Placed::At(position),
             };
+            if kind == ReplyKind::TentativeRead {
+                self.tentative_reads.insert(self.history.done().len(), position.batch());
+            }
             match result {
                 Ok(result) => self.history.complete(name, placed, result),
                 Err(error) => return Err(Wrong::Unanswered { client: index, outcome: error.to_string() }),
@@ -640,7 +646,13 @@ impl<S: Service> Simulation<S> {
                 Placed::At(position) => self.choices.contains_key(&position.batch()),
                 Placed::Unordered => true,
             };
-            history.retain(known);
+            // The same holds of a read of such a state.
+            let reads = &self.tentative_reads;
+            let mut index = 0..;
+            history.retain(|o| {
+                let read = index.next().and_then(|index: usize| reads.get(&index));
+                known(o) && read.is_none_or(|batch| self.choices.contains_key(batch))
+            });
         }
         let choices = |position: Position| self.choices.get(&position.batch()).copied().unwrap_or_default();
         linearizability::check(&history, &mut *self.model, &choices).map_err(|violation| {
