@@ -70,7 +70,7 @@ pub enum Reject {
     /// A kind of datagram or frame that its receiver has no use for.
     #[error("not for this role")]
     WrongRole,
-    /// A read-only pack from a replica: clients send those to all themselves (P6).
+    /// A read-only pack from a replica: clients send those themselves to whom they ask (P6).
     #[error("relayed query")]
     RelayedQuery,
     /// More signatures to check than its sender may have checked in this time (P2, P21).

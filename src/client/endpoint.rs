@@ -545,7 +545,7 @@ impl Endpoint {
         let Some(r) = self.requests.get_mut(request) else { return };
         if late {
             for replica in r.asked.iter().filter(|&replica| !r.certificate.has(replica)) {
-                self.readers.late(replica, self.now);
+                self.readers.failed(replica, self.now);
             }
         }
         r.to = self.size.replicas().filter(|&replica| !r.asked.contains(replica)).collect();

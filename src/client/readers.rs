@@ -9,7 +9,8 @@ use crate::types::{ClusterSize, Position, ReplicaId, ReplicaSet, Time};
 pub(crate) struct Readers {
     size: ClusterSize,
     agreed: ReplicaSet,
-    /// Who was asked and was late is not asked first for a while, however fast it agrees on what is ordered.
+    /// Who was late, or answered something else, is not asked first for a while, however fast it agrees on what is ordered:
+    /// with [`Repliers`]' penalties.
     prompt: Repliers,
 }
 
@@ -30,8 +31,8 @@ impl Readers {
         self.agreed = members;
     }
 
-    /// `replica` was asked, and the others had to be asked too.
-    pub(crate) fn late(&mut self, replica: ReplicaId, now: Time) {
+    /// `replica` was asked for nothing: it was late, or what it said was not what a quorum did.
+    pub(crate) fn failed(&mut self, replica: ReplicaId, now: Time) {
         self.prompt.withheld(replica, now);
     }
 
@@ -61,7 +62,7 @@ mod tests {
         assert_eq!(readers.choose(start), set(&[0, 2, 3]));
         readers.agreed(all);
         assert_eq!(readers.choose(start).len(), 3, "no more than a quorum");
-        readers.late(ReplicaId(2), start);
+        readers.failed(ReplicaId(2), start);
         assert_eq!(readers.choose(start), set(&[0, 1, 3]));
         readers.agreed(set(&[0, 2, 3]));
         assert_eq!(readers.choose(start), all, "it agreed, and still it was late");

@@ -1,4 +1,5 @@
-//! Who owes whole results (P7): a replica that keeps back the one it was to send is not relied on for a while.
+//! Who is relied on: a replica that keeps back the whole result that it was to send (P7) is not for a while. The same
+//! penalties decide whom queries are asked of first (P6, [`Readers`](super::readers::Readers)).
 //!
 //! Without this, one replica that is down costs every fourth large result a time-out, as long as it is down.
 

@@ -219,7 +219,7 @@ impl Sender {
         };
         let receives = |r: ReplicaId| (!to_primary || r == primary) && chosen.is_none_or(|chosen| chosen.contains(r));
         let receivers: ReplicaSet = self.size.replicas().filter(|&r| receives(r)).collect();
-        for &id in ids {
+        for &id in ids.iter().filter(|_| way.is_to_chosen()) {
             if let Some(r) = requests.get_mut(id) {
                 r.asked = receivers.iter().chain(r.asked.iter()).collect();
             }

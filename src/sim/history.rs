@@ -51,7 +51,7 @@ impl History {
     pub fn answered(&self) -> SeqNum {
         let placed = self.done.iter().filter_map(|operation| match operation.placed {
             Placed::At(position) => Some(position.batch()),
-            Placed::Unordered => None,
+            Placed::Unordered | Placed::UnorderedOn(_) => None,
         });
         placed.max().unwrap_or_default()
     }

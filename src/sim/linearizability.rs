@@ -22,7 +22,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::types::{ClientId, Position, Time};
+use crate::types::{ClientId, Position, SeqNum, Time};
 
 /// A moment in a history: strictly increasing over all invocations and completions, so that a completion and the
 /// invocation that it causes are never the same moment.
@@ -69,6 +69,18 @@ pub enum Placed {
     At(Position),
     /// Read-only: answered without an order.
     Unordered,
+    /// The same, from a state whose last batch was this one, and tentative.
+    UnorderedOn(SeqNum),
+}
+
+impl Placed {
+    /// Whether it has a place of its own in the order.
+    pub fn is_ordered(self) -> bool {
+        match self {
+            Placed::At(_) => true,
+            Placed::Unordered | Placed::UnorderedOn(_) => false,
+        }
+    }
 }
 
 /// One operation from its invocation to its completion.
@@ -218,7 +230,7 @@ struct Reads {
 impl Reads {
     fn new(history: &[Operation], ordered: &[usize]) -> Reads {
         let mut waiting: Vec<Read> = (0..history.len())
-            .filter(|&i| history[i].placed == Placed::Unordered)
+            .filter(|&i| !history[i].placed.is_ordered())
             .map(|operation| Read { operation, from: 0, to: ordered.len() })
             .collect();
 
@@ -503,7 +515,7 @@ mod tests {
                 let (answer, position) = match h.placed {
                     Placed::At(position) if position <= last => continue,
                     Placed::At(position) => (state.apply(&call), position),
-                    Placed::Unordered => (state.query(&call).unwrap(), last),
+                    Placed::Unordered | Placed::UnorderedOn(_) => (state.query(&call).unwrap(), last),
                 };
                 if h.result != answer {
                     continue;

@@ -96,8 +96,6 @@ pub struct Simulation<S: Service> {
     model: Box<dyn Model>,
     agreement: Agreement,
     history: History,
-    /// Reads of a state that was tentative, by their place in the history, and its last batch.
-    tentative_reads: BTreeMap<usize, SeqNum>,
     watch: Option<Watch>,
     /// Agreed time and seed of each batch, as the library derives them (P19).
     choices: BTreeMap<SeqNum, (Time, u64)>,
@@ -204,7 +202,6 @@ impl<S: Service> Simulation<S> {
             workload_rng: Rng::stream(seed, 4),
             agreement: Agreement::default(),
             history: History::default(),
-            tentative_reads: BTreeMap::new(),
             watch,
             choices: BTreeMap::new(),
             agreed_time: Time(0),
@@ -366,12 +363,10 @@ impl<S: Service> Simulation<S> {
             let Completion { request, result, position, kind, .. } = completion;
             let (name, _) = client.outstanding.remove(&request).expect("a request completes once");
             let placed = match kind {
-                ReplyKind::ReadOnly | ReplyKind::TentativeRead => Placed::Unordered,
+                ReplyKind::ReadOnly => Placed::Unordered,
+                ReplyKind::TentativeRead => Placed::UnorderedOn(position.batch()),
                 ReplyKind::Tentative | ReplyKind::Committed => Placed::At(position),
             };
-            if kind == ReplyKind::TentativeRead {
-                self.tentative_reads.insert(self.history.done().len(), position.batch());
-            }
             match result {
                 Ok(result) => self.history.complete(name, placed, result),
                 Err(error) => return Err(Wrong::Unanswered { client: index, outcome: error.to_string() }),
@@ -641,18 +636,14 @@ impl<S: Service> Simulation<S> {
                 let at = left.get_mut(&(begun.client, begun.op.to_vec())).filter(|at| !at.is_empty())?;
                 Some(at.remove(0))
             });
-            // What is answered and not committed anywhere yet has neighbours in its batch that nobody told us of.
+            // What is answered and not committed anywhere yet has neighbours in its batch that nobody told us of; a read of
+            // that state saw them.
             let known = |o: &Operation| match o.placed {
                 Placed::At(position) => self.choices.contains_key(&position.batch()),
+                Placed::UnorderedOn(batch) => self.choices.contains_key(&batch),
                 Placed::Unordered => true,
             };
-            // The same holds of a read of such a state.
-            let reads = &self.tentative_reads;
-            let mut index = 0..;
-            history.retain(|o| {
-                let read = index.next().and_then(|index: usize| reads.get(&index));
-                known(o) && read.is_none_or(|batch| self.choices.contains_key(batch))
-            });
+            history.retain(known);
         }
         let choices = |position: Position| self.choices.get(&position.batch()).copied().unwrap_or_default();
         linearizability::check(&history, &mut *self.model, &choices).map_err(|violation| {
@@ -676,7 +667,7 @@ impl<S: Service> Simulation<S> {
             seed: self.seed,
             took: self.world.now().since(Time(0)),
             operations: history.len(),
-            reads: history.iter().filter(|o| o.placed == Placed::Unordered).count(),
+            reads: history.iter().filter(|o| !o.placed.is_ordered()).count(),
             batches: self.live().map(|(id, _)| self.agreement.last(id)).max().unwrap_or_default(),
             transfers: self.live().map(|(_, replica)| replica.status().counters.transfers).sum(),
             events: self.world.trace().events(),

@@ -166,6 +166,9 @@ impl Endpoint {
         }
         for replica in r.certificate.contradicting(accepted).iter() {
             self.health[usize::from(replica.0)].contradicted += 1;
+            if r.kind == RequestKind::ReadOnly {
+                self.readers.failed(replica, self.now);
+            }
         }
         self.drop_held(request);
         let Some(r) = self.requests.get_mut(request) else { return };

@@ -276,6 +276,27 @@ fn p06_the_others_are_asked_when_one_is_late_and_it_is_not_asked_first_for_a_whi
 }
 
 #[test]
+fn p06_who_answers_queries_otherwise_is_not_asked_first_because_it_agrees_on_what_is_ordered() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(4);
+    let (to, t) = next_query(&mut stage);
+    assert_eq!(to, [0, 1, 2]);
+    for (from, result) in [(0, b"lie"), (1, b"yes"), (2, b"yes")] {
+        stage.say(from, 0, &[read(t, 7, result)]);
+    }
+    assert_eq!(receivers(&stage.turn()), [3]);
+    stage.say(3, 0, &[read(t, 7, b"yes")]);
+    assert!(stage.result().is_ok());
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    for from in 0..3 {
+        stage.say(from, 0, &[full(1, TENTATIVE, b"r")]);
+    }
+    assert!(stage.result().is_ok());
+    assert_eq!(next_query(&mut stage).0, [0, 1, 2, 3], "not of the three that agreed last alone");
+}
+
+#[test]
 fn p06_queries_to_different_replicas_share_no_pack() {
     let mut stage = known(&[0, 1, 2]);
     let (_, first) = next_query(&mut stage);

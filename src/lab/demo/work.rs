@@ -223,7 +223,7 @@ pub fn close(
     let worked = record.timings.len();
     let last = record.operations.iter().filter_map(|operation| match operation.placed {
         Placed::At(position) => Some(position),
-        Placed::Unordered => None,
+        Placed::Unordered | Placed::UnorderedOn(_) => None,
     });
     let last = last.max().unwrap_or(Position(0)).batch();
     let mut station = Station::open(target, identity, job.seed.wrapping_add(1 << 32))?;
