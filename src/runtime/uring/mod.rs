@@ -40,6 +40,10 @@ use crate::types::{ReplicaId, Time};
 /// Datagrams per [`Transport::receive`].
 const RECEIVE_MAX: usize = 256;
 
+/// Bytes of strangers' datagrams per receive, but for the last of them. What replicas say comes first: agreement on what
+/// is here must not wait for all that clients have sent since.
+const OTHERS_BYTES_MAX: usize = 256 << 10;
+
 /// Submits before the kernel is taken to refuse them. It takes less than all only when it is out of memory.
 const DRAIN_TRIES: usize = 1_000;
 
@@ -122,7 +126,9 @@ pub struct Uring {
     /// Of connected sockets, if datagrams come together: then the kernel says how long each is.
     size: Option<Box<libc::msghdr>>,
     sender: Sender,
-    arrivals: VecDeque<Arrival>,
+    /// Of connected sockets, and of the other.
+    from_replicas: VecDeque<Arrival>,
+    from_others: VecDeque<Arrival>,
     disarmed: Vec<Operation>,
     armed: usize,
     event_seen: bool,
@@ -208,7 +214,8 @@ impl Uring {
             name,
             size,
             sender: Sender::new(),
-            arrivals: VecDeque::new(),
+            from_replicas: VecDeque::new(),
+            from_others: VecDeque::new(),
             disarmed,
             armed: 0,
             event_seen: false,
@@ -305,7 +312,8 @@ impl Uring {
                     if let Some(slot) = cqueue::buffer_select(flags) {
                         let taken = ring.as_mut().is_some_and(|ring| ring.take(slot));
                         assert!(taken, "the kernel names only slots that it was lent");
-                        self.arrivals.push_back(Arrival { socket, slot, len: usize::try_from(result).unwrap_or(0) });
+                        let arrivals = if socket == 0 { &mut self.from_others } else { &mut self.from_replicas };
+                        arrivals.push_back(Arrival { socket, slot, len: usize::try_from(result).unwrap_or(0) });
                     } else if result == -libc::ENOBUFS {
                         self.counters.slots_out.add(1);
                         ring.iter_mut().for_each(SlotRing::ran_out);
@@ -374,6 +382,10 @@ impl Uring {
     fn slots_out(&mut self) -> (usize, usize) {
         self.reclaim();
         (self.slots(1).out(), self.slots(0).out())
+    }
+
+    fn has_arrivals(&self) -> bool {
+        !self.from_replicas.is_empty() || !self.from_others.is_empty()
     }
 
     fn reclaim(&mut self) {
@@ -470,13 +482,18 @@ impl Transport for Uring {
         } else {
             self.enter()
         }
-        if self.arrivals.is_empty() && self.disarmed.is_empty() {
+        if !self.has_arrivals() && self.disarmed.is_empty() {
             return;
         }
         self.reclaim();
-        let enough = into.len() + RECEIVE_MAX;
+        let (enough, mut bytes) = (into.len() + RECEIVE_MAX, 0);
         while into.len() < enough {
-            let Some(arrival) = self.arrivals.pop_front() else { break };
+            let next = self.from_replicas.pop_front().or_else(|| {
+                let arrival = self.from_others.pop_front_if(|_| bytes < OTHERS_BYTES_MAX)?;
+                bytes += arrival.len;
+                Some(arrival)
+            });
+            let Some(arrival) = next else { break };
             match self.locate(&arrival) {
                 Ok((from, range, segment)) => {
                     let before = into.len();
@@ -530,7 +547,7 @@ impl Transport for Uring {
         let now = self.clock.now();
         self.sample_drops(now);
         self.enter();
-        if !self.arrivals.is_empty() {
+        if self.has_arrivals() {
             return Woken::Datagrams;
         }
         self.reclaim();
@@ -553,7 +570,7 @@ impl Transport for Uring {
         let woken = self.waker.wakes_up(mem::take(&mut self.event_seen));
         // A wake is taken by a read of the event.
         self.counters.system_calls.add(u64::from(woken));
-        match (self.arrivals.is_empty(), woken || !self.disarmed.is_empty()) {
+        match (!self.has_arrivals(), woken || !self.disarmed.is_empty()) {
             (false, _) => Woken::Datagrams,
             (true, true) => Woken::Waker,
             (true, false) => Woken::Deadline,
