@@ -570,10 +570,10 @@ impl Transport for Uring {
         let woken = self.waker.wakes_up(mem::take(&mut self.event_seen));
         // A wake is taken by a read of the event.
         self.counters.system_calls.add(u64::from(woken));
-        match (!self.has_arrivals(), woken || !self.disarmed.is_empty()) {
-            (false, _) => Woken::Datagrams,
-            (true, true) => Woken::Waker,
-            (true, false) => Woken::Deadline,
+        match (self.has_arrivals(), woken || !self.disarmed.is_empty()) {
+            (true, _) => Woken::Datagrams,
+            (false, true) => Woken::Waker,
+            (false, false) => Woken::Deadline,
         }
     }
 
