@@ -149,6 +149,11 @@ pub trait Machine {
         None
     }
 
+    /// Until when nobody needs it at once, if so: its driver lets datagrams gather until then, and others have the core.
+    fn rests_until(&self) -> Option<Time> {
+        None
+    }
+
     /// Why it can never go on, in a sentence: its driver ends. `None` while all is well.
     fn stopped(&self) -> Option<String> {
         None

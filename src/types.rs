@@ -269,6 +269,18 @@ impl ClusterSize {
         ReplicaId((view.0 % self.n() as u64) as u8)
     }
 
+    /// The preferred quorum of `view`: its primary and the 2f replicas after it (P53).
+    pub fn preferred(self, view: View) -> ReplicaSet {
+        let n = self.n() as u64;
+        (0..self.quorum() as u64).map(|i| ReplicaId(((view.0 % n + i) % n) as u8)).collect()
+    }
+
+    /// The f replicas that `view` keeps in reserve: all but the [preferred](Self::preferred).
+    pub fn reserve(self, view: View) -> ReplicaSet {
+        let preferred = self.preferred(view);
+        self.replicas().filter(|&r| !preferred.contains(r)).collect()
+    }
+
     /// All replicas, in order.
     pub fn replicas(self) -> impl Iterator<Item = ReplicaId> + Clone {
         (0..self.n() as u8).map(ReplicaId)
@@ -282,6 +294,28 @@ impl ClusterSize {
     /// Whether `id` is a replica of this cluster.
     pub fn contains(self, id: ReplicaId) -> bool {
         usize::from(id.0) < self.n()
+    }
+}
+
+/// What is taken to be so for a while after each sign of it: twice as long if the sign comes again within as long as it
+/// last was.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(crate) struct Spell {
+    until: Time,
+    length: Duration,
+}
+
+impl Spell {
+    /// A sign at `now`: it lasts from `min` to `max`.
+    pub(crate) fn begin(&mut self, now: Time, min: Duration, max: Duration) {
+        let again = now.since(self.until) < self.length;
+        self.length = if again { self.length * 2 } else { min }.clamp(min, max);
+        self.until = now + self.length;
+    }
+
+    /// Whether it is so.
+    pub(crate) fn lasts(&self, now: Time) -> bool {
+        now < self.until
     }
 }
 
@@ -320,6 +354,12 @@ impl ReplicaSet {
     /// Whether `id` is a member.
     pub fn contains(self, id: ReplicaId) -> bool {
         self.0 >> id.0 & 1 == 1
+    }
+
+    /// The members of both.
+    #[must_use]
+    pub fn and(self, other: ReplicaSet) -> ReplicaSet {
+        ReplicaSet(self.0 & other.0)
     }
 
     /// Number of members.
@@ -372,6 +412,31 @@ mod tests {
             assert_eq!(ClusterSize::of(n), None, "n = {n}");
         }
         assert_eq!(ClusterSize::of(64).map(ClusterSize::f), Some(21));
+    }
+
+    #[test]
+    fn p53_a_view_prefers_its_primary_and_the_2f_after_it() {
+        let set = |ids: &[u8]| ids.iter().map(|&id| ReplicaId(id)).collect::<ReplicaSet>();
+        let (four, seven) = (ClusterSize::of(4).unwrap(), ClusterSize::of(7).unwrap());
+        assert_eq!((four.preferred(View(0)), four.reserve(View(0))), (set(&[0, 1, 2]), set(&[3])));
+        assert_eq!((four.preferred(View(6)), four.reserve(View(6))), (set(&[0, 2, 3]), set(&[1])));
+        assert_eq!((seven.preferred(View(5)), seven.reserve(View(5))), (set(&[0, 1, 2, 5, 6]), set(&[3, 4])));
+        assert_eq!(four.preferred(View(u64::MAX)).len(), 3);
+        assert!(ClusterSize::UNREPLICATED.reserve(View(3)).is_empty());
+    }
+
+    #[test]
+    fn a_spell_is_longer_the_sooner_it_comes_back() {
+        let (mut spell, ms) = (Spell::default(), Duration::from_millis);
+        let (min, max, mut now) = (ms(10), ms(100), Time(1_000_000_000));
+        assert!(!spell.lasts(now));
+        for expected in [10, 20, 40, 80, 100, 100] {
+            spell.begin(now, min, max);
+            assert!(spell.lasts(now + ms(expected - 1)) && !spell.lasts(now + ms(expected)), "{expected}");
+            now = now + ms(expected + 9);
+        }
+        spell.begin(now + ms(91), min, max);
+        assert!(!spell.lasts(now + ms(91 + 10)), "it stayed away for as long as it had lasted");
     }
 
     #[test]

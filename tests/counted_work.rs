@@ -25,11 +25,11 @@ struct Ceilings {
 }
 
 const ORDERED_1_X_1: Ceilings =
-    Ceilings { replicas: [18.2, 2_980.0, 18.2, 9.1, 15.1], clients: [1.02, 165.0, 5.1, 1.02, 1.02] };
+    Ceilings { replicas: [10.6, 2_540.0, 10.6, 7.0, 15.0], clients: [1.02, 165.0, 5.1, 1.02, 1.02] };
 const ORDERED_30_X_1: Ceilings =
-    Ceilings { replicas: [5.9, 1_050.0, 5.9, 0.79, 3.8], clients: [1.02, 165.0, 5.1, 1.02, 1.02] };
+    Ceilings { replicas: [4.3, 950.0, 4.3, 0.58, 3.7], clients: [1.02, 165.0, 5.1, 1.2, 1.02] };
 const ORDERED_4_X_256: Ceilings =
-    Ceilings { replicas: [0.098, 327.0, 0.098, 0.026, 0.096], clients: [0.0088, 46.0, 0.044, 0.0062, 1.02] };
+    Ceilings { replicas: [0.079, 281.0, 0.079, 0.0205, 0.092], clients: [0.0088, 46.0, 0.044, 0.0062, 1.02] };
 const QUERIES_1_X_1: Ceilings =
     Ceilings { replicas: [3.1, 365.0, 3.1, 3.1, 0.1], clients: [3.1, 500.0, 7.2, 1.02, 1.02] };
 const QUERIES_4_X_256: Ceilings =

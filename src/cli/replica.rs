@@ -405,6 +405,7 @@ impl About {
             ("unasked", c.unasked),
             ("answered", c.answered),
             ("asked", c.asked),
+            ("reserve_needed", c.reserve_needed),
             ("transfers", c.transfers),
             ("healed", c.healed),
         ];

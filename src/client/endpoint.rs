@@ -14,6 +14,7 @@ use super::random::Random;
 use super::readers::Readers;
 use super::repliers::Repliers;
 use super::request::{Number, Outstanding, Requests};
+use super::reserve::Reserve;
 use super::rtt::Rtt;
 use super::sending::{Sender, Way};
 use super::session::{Phase, SessionState};
@@ -89,6 +90,7 @@ pub struct Endpoint {
     held: Vec<usize>,
     repliers: Repliers,
     readers: Readers,
+    reserve: Reserve,
     /// The last position of an accepted result.
     accepted: Position,
     completions: VecDeque<Completion>,
@@ -154,6 +156,7 @@ impl Endpoint {
             held: vec![0; n],
             repliers: Repliers::new(size),
             readers: Readers::new(size),
+            reserve: Reserve::new(size),
             accepted: Position(0),
             completions: VecDeque::new(),
             stats: EndpointStats::default(),
@@ -330,6 +333,7 @@ impl Endpoint {
             certificate,
             to: ReplicaSet::EMPTY,
             asked: ReplicaSet::EMPTY,
+            hedging: false,
             unauthentic: self.stats.rejects.unauthentic,
             fell_back: false,
             repeat: None,
@@ -517,7 +521,7 @@ impl Endpoint {
 
 /// Timers and sending.
 impl Endpoint {
-    fn on_timer(&mut self, request: RequestId) {
+    fn on_timer(&mut self, request: RequestId, random: u64) {
         let Some(r) = self.requests.get(request) else { return };
         if r.deadline <= self.now + Self::TIMER_SLACK {
             let tally = r.certificate.tally(self.stats.rejects.unauthentic - r.unauthentic);
@@ -528,8 +532,13 @@ impl Endpoint {
             let late = r.due <= self.now;
             return self.hedge(request, late);
         }
+        if r.hedging {
+            let late = r.due <= self.now;
+            return self.summon(request, late, random);
+        }
         if let (Some(number), Verdict::ResultMissing) = (r.number, r.certificate.verdict()) {
-            self.repliers.withheld(default_replier(number.session, number.t, self.size), self.now);
+            let replier = default_replier(number.session, number.t, self.view, self.size);
+            self.repliers.withheld(replier, self.now);
         }
         match r.kind {
             RequestKind::ReadOnly if self.config.fallback => self.fall_back(request),
@@ -538,6 +547,23 @@ impl Endpoint {
                 self.again.push(request);
             }
         }
+    }
+
+    /// P53: those preferred do not answer alike, or are `late`. Who has no answer at all waits for the primary.
+    fn summon(&mut self, request: RequestId, late: bool, random: u64) {
+        let Some(r) = self.requests.get_mut(request) else { return };
+        r.hedging = false;
+        r.due = (self.now + self.rtt.timeout(0, random)).min(r.deadline);
+        // Where only the whole result is missing, who has it is asked again.
+        let is_open = matches!(r.certificate.verdict(), Verdict::Open);
+        if late && is_open && self.size.replicas().any(|id| r.certificate.has(id)) {
+            self.stats.summons += 1;
+            if self.reserve.may_tell(self.now) {
+                self.sender.queue(Way::Call, request);
+            }
+        }
+        let due = r.due;
+        self.timers.push(due, request, &self.requests);
     }
 
     /// P6: asks the replicas that a query did not go to. It is `late`, or its answers differ.
@@ -556,13 +582,14 @@ impl Endpoint {
 
     /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
+        let called = !self.first.is_empty() && self.reserve.takes_call(self.now);
         for request in self.first.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             if r.kind == RequestKind::ReadOnly && r.number.is_none() {
-                let (to, size) = (self.readers.choose(self.now), self.size);
+                let (to, size, view) = (self.readers.choose(self.now), self.size, self.view);
                 // Numbered so that who sends the whole is among them.
                 let t = (self.next_query..)
-                    .find(|&t| to.contains(default_replier(SessionId::NONE, t, size)))
+                    .find(|&t| to.contains(default_replier(SessionId::NONE, t, view, size)))
                     .expect("numbers fall to all replicas");
                 r.to = to;
                 r.number = Some(Number { session: SessionId::NONE, t, low: 0 });
@@ -570,7 +597,7 @@ impl Endpoint {
                 self.next_query = t + 1;
             }
             let relied_on = r.number.is_none_or(|number| {
-                let replier = default_replier(number.session, number.t, self.size);
+                let replier = default_replier(number.session, number.t, self.view, self.size);
                 self.repliers.is_relied_on(replier, self.now)
             });
             let way = match (r.kind, relied_on) {
@@ -588,13 +615,16 @@ impl Endpoint {
             self.sender.queue(if r.kind == RequestKind::ReadOnly { Way::QueryAgain } else { Way::Again }, request);
         }
         let primary = self.size.primary(self.view);
-        let sent = self.sender.flush(self.now, primary, &self.keyring, &mut self.requests, outbox);
+        let sent = self.sender.flush(self.now, (primary, called), &self.keyring, &mut self.requests, outbox);
         let random = self.random.next();
+        let rests = self.size.f() > 0 && !self.reserve.is_called(self.now);
         for &(request, backlog) in &sent {
             let Some(r) = self.requests.get_mut(request) else { continue };
+            r.hedging = rests && r.kind == RequestKind::Ordered && r.sent_at.is_none() && backlog.is_zero();
             r.sent_at = r.sent_at.or(Some(self.now));
             let timeout = match r.kind {
                 RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge(),
+                RequestKind::Ordered if r.hedging => self.rtt.hedge() * 2,
                 RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
                     self.rtt.timeout(r.retransmissions, random)
                 }
@@ -646,8 +676,10 @@ impl Machine for Endpoint {
             self.rekey();
         }
         if self.next_timer <= self.now {
+            // One for all, so that what was sent together is sent again together.
+            let random = self.random.next();
             while let Some(request) = self.timers.pop(self.now + Self::TIMER_SLACK, &self.requests) {
-                self.on_timer(request);
+                self.on_timer(request, random);
             }
         }
         while let Some(session) = self.stirred.pop() {

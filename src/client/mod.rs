@@ -13,6 +13,7 @@ mod random;
 mod readers;
 mod repliers;
 mod request;
+mod reserve;
 mod rtt;
 mod sending;
 mod session;

@@ -29,6 +29,8 @@ pub(crate) struct Outstanding {
     /// The replicas that a query goes to with the next send, and all that it went to (P6).
     pub(crate) to: ReplicaSet,
     pub(crate) asked: ReplicaSet,
+    /// `due` is when the reserve is called for it (P53), sooner than it is sent again.
+    pub(crate) hedging: bool,
     /// The endpoint's count of unauthentic datagrams when it was handed in.
     pub(crate) unauthentic: u64,
     pub(crate) fell_back: bool,

@@ -21,6 +21,8 @@ pub(crate) enum Way {
     First,
     /// The same, asking for whole results: the replica that was to send them is not relied on (P7).
     FirstWhole,
+    /// An ordered request once more, under a vector, to all but the primary: they learn that the reserve is needed (P53).
+    Call,
     /// A session-open: signed, to all.
     Open,
     /// A retransmission: signed, to all, asking for whole results (P2, P7).
@@ -33,42 +35,42 @@ pub(crate) enum Way {
     QueryAgain,
 }
 
-const WAYS: [Way; 7] =
-    [Way::First, Way::FirstWhole, Way::Open, Way::Again, Way::Query, Way::QueryWhole, Way::QueryAgain];
+const WAYS: [Way; 8] =
+    [Way::First, Way::FirstWhole, Way::Call, Way::Open, Way::Again, Way::Query, Way::QueryWhole, Way::QueryAgain];
 
 impl Way {
     fn is_again(self) -> bool {
         match self {
             Way::Again | Way::QueryAgain => true,
-            Way::First | Way::FirstWhole | Way::Open | Way::Query | Way::QueryWhole => false,
+            Way::First | Way::FirstWhole | Way::Call | Way::Open | Way::Query | Way::QueryWhole => false,
         }
     }
 
     fn wants_whole(self) -> bool {
         match self {
             Way::FirstWhole | Way::Again | Way::QueryWhole | Way::QueryAgain => true,
-            Way::First | Way::Open | Way::Query => false,
+            Way::First | Way::Call | Way::Open | Way::Query => false,
         }
     }
 
     fn is_to_primary(self) -> bool {
         match self {
             Way::First | Way::FirstWhole => true,
-            Way::Open | Way::Again | Way::Query | Way::QueryWhole | Way::QueryAgain => false,
+            Way::Call | Way::Open | Way::Again | Way::Query | Way::QueryWhole | Way::QueryAgain => false,
         }
     }
 
     fn is_to_chosen(self) -> bool {
         match self {
             Way::Query | Way::QueryWhole => true,
-            Way::First | Way::FirstWhole | Way::Open | Way::Again | Way::QueryAgain => false,
+            Way::First | Way::FirstWhole | Way::Call | Way::Open | Way::Again | Way::QueryAgain => false,
         }
     }
 
     fn is_signed(self) -> bool {
         match self {
             Way::Open | Way::Again | Way::QueryAgain => true,
-            Way::First | Way::FirstWhole | Way::Query | Way::QueryWhole => false,
+            Way::First | Way::FirstWhole | Way::Call | Way::Query | Way::QueryWhole => false,
         }
     }
 }
@@ -94,6 +96,8 @@ pub(crate) struct Sender {
     now: Time,
     /// A signed pack has left: an open cluster can know us.
     introduced: bool,
+    /// First sends go to all, this time.
+    called: bool,
     sent: Vec<(RequestId, Duration)>,
     pub(crate) packs_out: u64,
 }
@@ -116,6 +120,7 @@ impl Sender {
             pacer: Pacer::new(size.n(), config.pace_bytes, config.pace_interval, config.datagram_max),
             now: Time(0),
             introduced: false,
+            called: false,
             sent: Vec::new(),
             packs_out: 0,
         }
@@ -132,16 +137,17 @@ impl Sender {
     }
 
     /// Sends what is queued and what the pace allows. Names the requests sent, each with the time until its last byte
-    /// leaves.
+    /// leaves. What goes to the primary goes to all if it is `called` (P53).
     pub(crate) fn flush(
         &mut self,
         now: Time,
-        primary: ReplicaId,
+        (primary, called): (ReplicaId, bool),
         keyring: &Keyring,
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) -> Vec<(RequestId, Duration)> {
         self.now = now;
+        self.called = called;
         for way in WAYS {
             let queued = mem::take(&mut self.queues[way as usize]);
             if !queued.is_empty() {
@@ -211,13 +217,16 @@ impl Sender {
         let pack = keyring.seal_pack(&mut self.builder, way.wants_whole(), signed);
         self.packs_out += 1;
         let body = pack.encoded();
-        let to_primary = way.is_to_primary() && body.len() <= self.inline_max;
+        let to_primary = way.is_to_primary() && !self.called && body.len() <= self.inline_max;
         // What introduces us goes to all, or the others could not open what follows.
         let chosen = match ids {
             [id, ..] if way.is_to_chosen() && !signed => requests.get(*id).map(|r| r.to),
             _ => None,
         };
-        let receives = |r: ReplicaId| (!to_primary || r == primary) && chosen.is_none_or(|chosen| chosen.contains(r));
+        let receives = |r: ReplicaId| match r == primary {
+            true => way != Way::Call && chosen.is_none_or(|chosen| chosen.contains(r)),
+            false => !to_primary && chosen.is_none_or(|chosen| chosen.contains(r)),
+        };
         let receivers: ReplicaSet = self.size.replicas().filter(|&r| receives(r)).collect();
         for &id in ids.iter().filter(|_| way.is_to_chosen()) {
             if let Some(r) = requests.get_mut(id) {

@@ -20,6 +20,8 @@ pub struct EndpointStats {
     pub retransmissions: u64,
     /// Queries that the replicas asked first did not answer alike or in time, so that the others were asked too (P6).
     pub hedges: u64,
+    /// Ordered requests that the preferred replicas did not answer alike or in time, so that the reserve was called (P53).
+    pub summons: u64,
     /// Queries that had to be ordered (P6).
     pub fallbacks: u64,
     /// Sessions opened.

@@ -145,6 +145,8 @@ pub struct Measured {
     pub retransmissions: u64,
     /// Queries for which all replicas had to be asked, over the whole run.
     pub hedges: u64,
+    /// Ordered requests for which the reserve was called (P53).
+    pub summons: u64,
     /// Queries that had to be ordered, over the whole run.
     pub fallbacks: u64,
     /// The clients' packet path.
@@ -185,6 +187,7 @@ struct Tally {
     wrong: u64,
     retransmissions: u64,
     hedges: u64,
+    summons: u64,
     fallbacks: u64,
     transport: &'static str,
 }
@@ -236,6 +239,7 @@ pub fn run(
             whole.wrong += tally.wrong;
             whole.retransmissions += tally.retransmissions;
             whole.hedges += tally.hedges;
+            whole.summons += tally.summons;
             whole.fallbacks += tally.fallbacks;
             whole.transport = tally.transport;
             for (said, count) in tally.errors_said {
@@ -253,6 +257,7 @@ pub fn run(
             wrong: whole.wrong,
             retransmissions: whole.retransmissions,
             hedges: whole.hedges,
+            summons: whole.summons,
             fallbacks: whole.fallbacks,
             transport: whole.transport,
             cpu_clients,
@@ -403,6 +408,7 @@ fn drive(
         tally.completed += stats.completed;
         tally.retransmissions += stats.retransmissions;
         tally.hedges += stats.hedges;
+        tally.summons += stats.summons;
         tally.fallbacks += stats.fallbacks;
     }
     Ok(tally)

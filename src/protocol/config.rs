@@ -30,6 +30,8 @@ pub struct Config {
     pub inline_max: usize,
     /// How long a COMMIT may wait for a message to ride on (P52).
     pub commit_delay: Duration,
+    /// How long what orders may wait for company between a replica in reserve and the others (P53). Zero: not at all.
+    pub reserve_delay: Duration,
     /// While something is missing: how often to say so (P37).
     pub status_interval: Duration,
     /// While nothing is missing: how often to say that we are here.
@@ -77,6 +79,7 @@ impl Config {
             batch_bytes_max: 256 * 1024,
             inline_max: 8 * 1024,
             commit_delay: Duration::from_millis(2),
+            reserve_delay: Duration::from_millis(1),
             status_interval: Duration::from_millis(20),
             heartbeat: Duration::from_millis(200),
             resend_min: Duration::from_millis(5),

@@ -10,6 +10,7 @@ mod misdeed;
 mod normal_case;
 mod queue;
 mod recovery;
+mod reserve;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ pub use misdeed::{Misdeed, Misdeeds};
 use queue::{Bodies, Queue};
 use recovery::Recovery;
 pub use recovery::RecoveryReport;
+use reserve::Reserve;
 use transfer::Transfer;
 use view_change::Views;
 use view_change::timer::{Oldest, Waiting};
@@ -80,6 +82,7 @@ pub struct Agreement {
     /// COMMITs that wait for a ride (P52), and until when.
     held_commits: Vec<Vote>,
     held_until: Time,
+    reserve: Reserve,
     /// What waits for durability (P41).
     unpersisted: BTreeMap<PersistToken, Held>,
     next_token: PersistToken,
@@ -207,6 +210,8 @@ pub struct Counters {
     pub answered: u64,
     /// STATUS messages sent because something was missing.
     pub asked: u64,
+    /// How often the reserve was needed: a client called it, or its votes had to count (P53).
+    pub reserve_needed: u64,
     /// States fetched from others (P38).
     pub transfers: u64,
     /// How often that ended a divergence (P25).
@@ -256,6 +261,7 @@ impl Agreement {
             execution_done: SeqNum(0),
             held_commits: Vec::new(),
             held_until: Time::NEVER,
+            reserve: Reserve::default(),
             unpersisted: BTreeMap::new(),
             next_token: PersistToken::default(),
             peers,

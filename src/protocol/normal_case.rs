@@ -19,11 +19,14 @@ impl Agreement {
         if !self.votes() {
             return;
         }
+        let large = pack.encoded().len() > self.config.inline_max;
+        if signed || !large && !self.is_primary() {
+            self.call_reserve();
+        }
         if signed && self.await_execution(&pack) {
             return;
         }
         let pack = pack.into_inner();
-        let large = pack.encoded().len() > self.config.inline_max;
         if large {
             let quota = self.config.client_bytes_max;
             match self.wants_body(&pack.digest(), true) {
@@ -89,6 +92,9 @@ impl Agreement {
     pub(super) fn on_query(&mut self, pack: Pack) {
         if self.mode != Mode::Normal || self.is_transferring() {
             return;
+        }
+        if self.rests(self.now) {
+            self.call_reserve();
         }
         let after = self.last_prepared;
         // With more under way others answer from a later state, and it commits as soon.
@@ -392,7 +398,9 @@ impl Agreement {
             return;
         }
         slot.prepared = Some((view, digest));
+        let voters = slot.prepares.voters((view, digest));
         self.last_prepared = self.last_prepared.max(n);
+        self.note_voters(n, voters, needed);
         self.persist(Record::Prepared { view, n, digest }, Held::Commit(view, n));
     }
 
@@ -452,6 +460,7 @@ impl Agreement {
         let commits: ReplicaSet = said.iter().chain(vouched.iter()).collect();
         if slot.committed.is_none() && slot.commit_sent && commits.len() >= quorum {
             self.mark_committed(n, digest);
+            self.note_voters(n, commits, quorum);
         }
     }
 

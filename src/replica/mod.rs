@@ -306,7 +306,9 @@ impl<S: Service> Replica<S> {
     fn emit(&mut self, output: Output) {
         match output {
             Output::Reply(reply) => {
-                if self.agreement.mode() != protocol::Mode::Diverged {
+                if self.agreement.rests(self.now) {
+                    self.network.keep(self.now, reply);
+                } else if self.agreement.mode() != protocol::Mode::Diverged {
                     self.network.reply(reply);
                 }
             }
@@ -405,6 +407,11 @@ impl<S: Service> Machine for Replica<S> {
         while self.executor.state().lent() > self.config.lent_pages_max && !self.is_digested() {
             self.digest_slice();
         }
+        let (patient, delay) = (self.agreement.patient(self.now), self.config.protocol.reserve_delay);
+        self.network.gather(patient, delay);
+        if !self.agreement.rests(self.now) {
+            self.network.release(self.now);
+        }
         self.network.flush(self.now, outbox);
     }
 
@@ -421,6 +428,10 @@ impl<S: Service> Machine for Replica<S> {
 
     fn stale_after(&self) -> Option<Duration> {
         Some(STALE_AFTER)
+    }
+
+    fn rests_until(&self) -> Option<Time> {
+        self.agreement.rests(self.now).then(|| self.now + self.config.protocol.reserve_delay)
     }
 
     fn stopped(&self) -> Option<String> {

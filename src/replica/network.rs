@@ -10,6 +10,8 @@
 //! else is to be said as well gets both in an envelope of its own.
 
 mod announcer;
+mod company;
+mod kept;
 mod pacer;
 mod peers;
 mod resent;
@@ -23,6 +25,8 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 
 use announcer::Announcer;
+use company::Company;
+use kept::Kept;
 pub use pacer::Pace;
 use pacer::Pacer;
 use peers::Rate;
@@ -40,7 +44,7 @@ use crate::wire::header::{HEADER, MAC, SIGNATURE};
 use crate::wire::replies::{REPLIES_HEAD, reply_len};
 use crate::wire::{
     Claim, FragmentHeader, FrameBuffer, Frames, Header, Malformed, Message, NewKey, Outcome, Pack, Proposed,
-    ReplyEntry, ReplyResult, default_replier,
+    ReplyEntry, ReplyKind, ReplyResult, default_replier,
 };
 
 /// Bounds of the network role.
@@ -164,9 +168,11 @@ pub struct Network {
 
     shared: FrameBuffer,
     own: Vec<FrameBuffer>,
+    company: Company,
     reply_frames: FrameBuffer,
     reply_entries: Vec<ReplyEntry>,
     replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
+    kept: Kept,
     announcer: Announcer,
     /// Our key for client endpoints that do not know it.
     told: Vec<Outgoing>,
@@ -219,9 +225,11 @@ impl Network {
             sweep_at: Time::NEVER,
             shared: FrameBuffer::default(),
             own: size.replicas().map(|_| FrameBuffer::default()).collect(),
+            company: Company::new(size.n()),
             reply_frames: FrameBuffer::default(),
             reply_entries: Vec::new(),
             replies: BTreeMap::new(),
+            kept: Kept::default(),
             announcer: Announcer::new(size.n(), size.others(me).filter(|_| keys.epoch() > 0)),
             told: Vec::new(),
             guesses: vec![Quota::default(); size.n() + 1],
@@ -534,6 +542,7 @@ impl Network {
     /// Says `message` to one other replica, with the next [`flush`](Self::flush).
     pub fn send(&mut self, to: ReplicaId, message: Message) {
         assert!(to != self.me && self.size.contains(to), "{to} is no other replica");
+        self.company.said(&message, std::iter::once(to));
         if !self.own[usize::from(to.0)].push(&message) {
             self.rejects.count(Reject::TooLargeToSend);
         }
@@ -541,6 +550,7 @@ impl Network {
 
     /// Says `message` to all other replicas, with the next [`flush`](Self::flush).
     pub fn broadcast(&mut self, message: Message) {
+        self.company.said(&message, self.size.others(self.me));
         if !self.shared.push(&message) {
             self.rejects.count(Reject::TooLargeToSend);
         }
@@ -551,7 +561,7 @@ impl Network {
     pub fn reply(&mut self, reply: Reply) {
         let Reply { client, endpoint, session, t, view, kind, position, outcome, full } = reply;
         let large = matches!(&outcome, Outcome::Done(bytes) if bytes.len() > limits::SMALL_RESULT_MAX);
-        let result = if large && !full && default_replier(session, t, self.size) != self.me {
+        let result = if large && !full && default_replier(session, t, view, self.size) != self.me {
             ReplyResult::Digest(outcome.digest())
         } else {
             ReplyResult::Full(outcome)
@@ -561,9 +571,35 @@ impl Network {
         waiting.push((view, ReplyEntry { session, t, kind, position, result }));
     }
 
+    /// What orders may wait for company to these replicas, until there is a datagram of it or `delay` is over (P53). What
+    /// waits for others leaves with the next [`flush`](Self::flush).
+    pub fn gather(&mut self, patient: ReplicaSet, delay: Duration) {
+        self.company.set(patient, delay);
+    }
+
+    /// Keeps a reply that nobody may need, until [`release`](Self::release) or for some milliseconds (P53).
+    pub fn keep(&mut self, now: Time, reply: Reply) {
+        // What a client asks everybody for, and what it asks without ordering, it needs.
+        let spare = match reply.kind {
+            ReplyKind::Tentative | ReplyKind::Committed => !reply.full,
+            ReplyKind::ReadOnly | ReplyKind::TentativeRead => false,
+        };
+        match spare {
+            true => self.kept.push(now, reply),
+            false => self.reply(reply),
+        }
+    }
+
+    /// Sends the replies that were kept: they are needed after all.
+    pub fn release(&mut self, now: Time) {
+        while let Some(reply) = self.kept.pop(now) {
+            self.reply(reply);
+        }
+    }
+
     /// When [`flush`](Self::flush) must run again.
     pub fn deadline(&self) -> Time {
-        self.pacer.deadline().min(self.sweep_at).min(self.announcer.deadline())
+        self.pacer.deadline().min(self.sweep_at).min(self.announcer.deadline()).min(self.company.deadline())
     }
 
     /// Appends everything that is to be sent to `out`.
@@ -637,13 +673,24 @@ impl Network {
         let body_max = self.body_max();
         let mut shared_to: ReplicaSet = self.size.others(self.me).collect();
         for id in self.size.others(self.me) {
-            if self.own[usize::from(id.0)].is_empty() {
+            let own = &mut self.own[usize::from(id.0)];
+            let gathers = self.company.is_patient(id) && shared.bytes().len() <= COPY_MAX;
+            if gathers {
+                own.append(&shared);
+                shared_to.remove(id);
+            }
+            if gathers && !own.is_empty() && self.company.waits(now, id, own.len() >= body_max) {
                 continue;
             }
-            let own = self.own[usize::from(id.0)].take();
+            self.company.leaves(id);
+            if own.is_empty() {
+                continue;
+            }
+            let own = own.take();
             let to = Principal::Replica(id);
             let bytes = shared.bytes().len() + own.bytes().len();
-            let together = !shared.is_empty()
+            let together = shared_to.contains(id)
+                && !shared.is_empty()
                 && bytes <= body_max
                 && shared.bytes().len() <= COPY_MAX
                 && shared.len() + own.len() <= limits::FRAMES_MAX;

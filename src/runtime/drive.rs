@@ -4,6 +4,7 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 
 use super::counters::{Counter, counters};
 use super::wait::{WaitPolicy, Waiter};
@@ -21,6 +22,8 @@ counters! {
         busy_turns,
         /// Sleeps in the kernel.
         parks,
+        /// Sleeps in which datagrams gathered: nobody needed the machine at once.
+        rests,
         /// Datagrams dropped unread because the process had not run for too long.
         stale,
     }
@@ -117,10 +120,15 @@ pub fn drive_with<M: Machine, T: Transport>(
             transport.send(&mut outbox);
             counters.busy_turns.add(1);
             waiter.event(now);
+            if let Some(until) = machine.rests_until() {
+                counters.rests.add(1);
+                thread::sleep(until.min(machine.deadline()).since(transport.now()));
+                due = transport.now();
+            }
             continue;
         }
         let deadline = machine.deadline();
-        if deadline > now && waiter.sleeps(now) {
+        if deadline > now && (waiter.sleeps(now) || machine.rests_until().is_some()) {
             counters.parks.add(1);
             due = deadline;
             // A timer alone is no reason to poll on after its turn.

@@ -328,6 +328,49 @@ fn what_waited_while_a_process_did_not_run_is_dropped_unread_where_that_is_wante
     }
 }
 
+/// Is in no hurry.
+struct Leisurely {
+    client: Memory,
+    read: Vec<usize>,
+    rest: Duration,
+    now: Time,
+}
+
+impl Machine for Leisurely {
+    fn turn(&mut self, now: Time, inbox: &mut Vec<Datagram>, _: &mut Vec<Outgoing>) {
+        self.now = now;
+        if !inbox.is_empty() {
+            self.read.push(inbox.len());
+            inbox.clear();
+            // While it rests three more arrive.
+            self.client.send(&mut (0..3).map(|i| outgoing(R0, &[i], &[])).collect());
+        }
+    }
+    fn deadline(&self) -> Time {
+        Time::NEVER
+    }
+    fn rests_until(&self) -> Option<Time> {
+        Some(self.now + self.rest)
+    }
+}
+
+#[test]
+fn p53_a_machine_at_rest_lets_datagrams_gather() {
+    let (mut server, mut client) = memory_pair();
+    client.send(&mut vec![outgoing(R0, &[9], &[])]);
+    let rest = Duration::from_millis(5);
+    let mut leisurely = Leisurely { client, read: Vec::new(), rest, now: Time(0) };
+    let loops = LoopCounters::default();
+    let start = server.now();
+    drive_with(&mut leisurely, &mut server, &WaitPolicy::default(), &loops, |machine, _| match machine.read.len() {
+        5 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert_eq!(leisurely.read, [1, 3, 3, 3, 3], "all that came meanwhile, at once");
+    assert_eq!(loops.read().rests, 5);
+    assert!(server.now().since(start) >= 5 * rest);
+}
+
 #[test]
 fn an_idle_loop_parks() {
     let (mut transport, _client) = socket_pair();

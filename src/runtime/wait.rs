@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Duration;
 
-use crate::types::Time;
+use crate::types::{Spell, Time};
 
 /// How a loop waits when there is nothing to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,8 +33,8 @@ pub(crate) struct Waiter {
     budget: Duration,
     last_event: Time,
     yielded_at: Option<Time>,
-    crowded_until: Time,
-    crowded_for: Duration,
+    /// Others use up what is yielded.
+    crowded: Spell,
 }
 
 impl Waiter {
@@ -49,23 +49,13 @@ impl Waiter {
     /// Of a loop that starts at `now`.
     pub(crate) fn new(policy: WaitPolicy, now: Time) -> Waiter {
         let budget = policy.poll_budget.min(Self::LEAST);
-        Waiter {
-            policy,
-            budget,
-            last_event: now,
-            yielded_at: None,
-            crowded_until: Time(0),
-            crowded_for: Duration::ZERO,
-        }
+        Waiter { policy, budget, last_event: now, yielded_at: None, crowded: Spell::default() }
     }
 
     /// The loop turns.
     pub(crate) fn turn(&mut self, now: Time) {
         if self.yielded_at.take().is_some_and(|at| now.since(at) >= Self::SLICE) {
-            let again = now.since(self.crowded_until) < self.crowded_for;
-            let doubled = if again { self.crowded_for * 2 } else { Duration::ZERO };
-            self.crowded_for = doubled.clamp(Self::CROWDED_MIN, Self::CROWDED_MAX);
-            self.crowded_until = now + self.crowded_for;
+            self.crowded.begin(now, Self::CROWDED_MIN, Self::CROWDED_MAX);
         }
     }
 
@@ -86,7 +76,7 @@ impl Waiter {
 
     /// Whether to sleep now; else to [yield](Self::yield_core) and look again.
     pub(crate) fn sleeps(&self, now: Time) -> bool {
-        now < self.crowded_until || now.since(self.last_event) >= self.budget
+        self.crowded.lasts(now) || now.since(self.last_event) >= self.budget
     }
 
     /// Lets others run, in a turn that began at `now` and found nothing to do.
@@ -124,7 +114,8 @@ mod tests {
             waiter.turn(now + us(1_000));
             now = now + us(1_000 + expected * 1_000);
             waiter.event(now);
-            assert!(!waiter.sleeps(now) && waiter.crowded_until == now, "they have not: {expected} ms");
+            let before = Time(now.0 - 1);
+            assert!(!waiter.sleeps(now) && waiter.crowded.lasts(before), "they have not: {expected} ms");
         }
     }
 

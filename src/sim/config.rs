@@ -87,6 +87,8 @@ pub struct Config {
     pub inline_max: usize,
     /// How long a commit may wait for a ride (P52).
     pub commit_delay: Duration,
+    /// How long what orders may wait for company on its way to a replica in reserve (P53).
+    pub reserve_delay: Duration,
     /// What goes wrong, and when, besides what the links do by chance.
     pub faults: Vec<(Duration, Fault)>,
     /// Replicas that lie: at most f, with the silent ones.
@@ -126,6 +128,7 @@ impl Config {
             pipeline_max: 4,
             inline_max: 8 * 1024,
             commit_delay: Duration::from_micros(200),
+            reserve_delay: Duration::from_millis(1),
             faults: Vec::new(),
             liars: Vec::new(),
             faults_within: Duration::from_secs(5),
@@ -190,6 +193,7 @@ impl Config {
         config.pipeline_max = rng.between(1, 8).min(config.log_window);
         config.inline_max = *rng.pick(&[64, 1024, 8 * 1024]);
         config.commit_delay = *rng.pick(&[Duration::ZERO, Duration::from_micros(200), Duration::from_millis(2)]);
+        config.reserve_delay = *rng.pick(&[Duration::ZERO, Duration::from_micros(200), Duration::from_millis(2)]);
         if rng.chance(300) {
             for _ in 0..rng.between(1, 3) {
                 let replica = ReplicaId(rng.below(config.size.n() as u64) as u8);

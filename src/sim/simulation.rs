@@ -722,6 +722,7 @@ fn replica_config(config: &Config, id: ReplicaId, seed: u64) -> ReplicaConfig {
     protocol.pipeline_max = config.pipeline_max;
     protocol.inline_max = config.inline_max;
     protocol.commit_delay = config.commit_delay;
+    protocol.reserve_delay = config.reserve_delay;
     protocol.seed = Rng::stream(seed, 16 + u64::from(id.0)).next_u64();
     let mut replica = ReplicaConfig::new(protocol);
     replica.trace = true;

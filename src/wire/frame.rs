@@ -93,11 +93,22 @@ impl FrameBuffer {
         true
     }
 
+    /// Appends frames that were taken from another buffer.
+    pub fn append(&mut self, frames: &Frames) {
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&frames.bytes);
+        self.frames.extend(frames.frames.iter().map(|frame| Frame {
+            start: start + frame.start,
+            end: start + frame.end,
+            body: frame.body,
+        }));
+    }
+
     /// Takes what was written, leaving the buffer empty.
     pub fn take(&mut self) -> Frames {
         let bytes = self.bytes.split().freeze();
         let mut frames = std::mem::take(&mut self.frames);
-        for frame in &mut frames {
+        for frame in frames.iter_mut().filter(|frame| frame.body.is_none()) {
             let body = &bytes[frame.start + FRAME_HEAD..frame.end];
             frame.body = (body.len() > limits::FRAME_INLINE_MAX).then(|| body_digest(body));
         }

@@ -442,9 +442,11 @@ impl Outcome {
     }
 }
 
-/// The replica that sends the whole of a large result (P7): by the request alone, so that no primary can choose it.
-pub fn default_replier(session: SessionId, t: u64, size: ClusterSize) -> ReplicaId {
-    // Fibonacci hashing: consecutive requests spread over all replicas.
+/// The replica that sends the whole of a large result (P7): by the request alone, so that no primary can choose it, one
+/// of the preferred quorum of `view` (P53).
+pub fn default_replier(session: SessionId, t: u64, view: View, size: ClusterSize) -> ReplicaId {
+    // Fibonacci hashing: consecutive requests spread over all of them.
     let mixed = (session.0 ^ t.rotate_left(32)).wrapping_add(t).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    ReplicaId(((mixed >> 32) % size.n() as u64) as u8)
+    let chosen = view.0 % size.n() as u64 + (mixed >> 32) % size.quorum() as u64;
+    ReplicaId((chosen % size.n() as u64) as u8)
 }

@@ -646,14 +646,17 @@ fn p09_requests_must_suit_their_kind() {
 }
 
 #[test]
-fn p07_default_repliers_are_spread_over_all_replicas() {
+fn p07_p53_default_repliers_are_spread_over_the_preferred_quorum() {
     let size = ClusterSize::of(4).unwrap();
-    for session in [0, 1 << 20, 77 << 20] {
+    for (session, view) in [(0, 0), (1 << 20, 1), (77 << 20, 6), (5, u64::MAX)] {
         let mut counts = [0; 4];
-        for t in 1..=4_000 {
-            counts[usize::from(default_replier(SessionId(session), t, size).0)] += 1;
+        for t in 1..=3_000 {
+            counts[usize::from(default_replier(SessionId(session), t, View(view), size).0)] += 1;
         }
-        assert!(counts.iter().all(|&count| count > 800), "session {session}: {counts:?}");
+        for id in size.replicas() {
+            let expected = if size.preferred(View(view)).contains(id) { 800..1_200 } else { 0..1 };
+            assert!(expected.contains(&counts[usize::from(id.0)]), "session {session}, view {view}: {counts:?}");
+        }
     }
 }
 

@@ -194,6 +194,8 @@ pub struct ProtocolSection {
     pub inline_bytes_max: usize,
     /// How long a commit waits for a message to ride on.
     pub commit_delay_us: u64,
+    /// How long what orders may wait for company between a replica in reserve and the others (P53). 0: not at all.
+    pub reserve_delay_us: u64,
     /// How often a replica says what it lacks.
     pub status_interval_ms: u64,
     /// How often it says that it is there.
@@ -222,6 +224,7 @@ impl Default for ProtocolSection {
             batch_bytes_max: core.batch_bytes_max,
             inline_bytes_max: core.inline_max,
             commit_delay_us: us(core.commit_delay),
+            reserve_delay_us: us(core.reserve_delay),
             status_interval_ms: us(core.status_interval) / 1_000,
             heartbeat_ms: us(core.heartbeat) / 1_000,
             silent_after_ms: us(core.silent_after) / 1_000,
@@ -408,6 +411,7 @@ impl Cluster {
     fn check_bounds(&self) -> Result<(), Error> {
         let (path, p) = (&self.path, &self.file.protocol);
         within(path, "protocol.commit_delay_us", p.commit_delay_us, 0..=100_000)?;
+        within(path, "protocol.reserve_delay_us", p.reserve_delay_us, 0..=10_000)?;
         within(path, "protocol.status_interval_ms", p.status_interval_ms, 1..=10_000)?;
         within(path, "protocol.heartbeat_ms", p.heartbeat_ms, 1..=60_000)?;
         within(path, "protocol.silent_after_ms", p.silent_after_ms, 1..=600_000)?;
@@ -463,6 +467,7 @@ impl Cluster {
             batch_bytes_max: p.batch_bytes_max,
             inline_max: p.inline_bytes_max,
             commit_delay: Duration::from_micros(p.commit_delay_us),
+            reserve_delay: Duration::from_micros(p.reserve_delay_us),
             status_interval: Duration::from_millis(p.status_interval_ms),
             heartbeat: Duration::from_millis(p.heartbeat_ms),
             silent_after: Duration::from_millis(p.silent_after_ms),

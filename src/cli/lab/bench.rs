@@ -131,6 +131,8 @@ struct Report {
     retransmissions: u64,
     /// Queries for which all replicas had to be asked, over the whole run.
     hedges: u64,
+    /// Ordered requests for which the reserve was called, over the whole run.
+    summons: u64,
     /// Queries that had to be ordered, over the whole run.
     fallbacks: u64,
     /// Views that were left, over the whole run.
@@ -433,6 +435,7 @@ fn report(
         measured_seconds: round(seconds, 3),
         retransmissions: measured.retransmissions,
         hedges: measured.hedges,
+        summons: measured.summons,
         fallbacks: measured.fallbacks,
         view_changes: status::view(cluster.size, after.iter())
             .saturating_sub(status::view(cluster.size, before.iter())),

@@ -108,6 +108,7 @@ impl Endpoint {
                 self.health[usize::from(from.0)].replies += 1;
                 self.repliers.heard(from, reply.position, self.accepted);
                 self.readers.heard(from, reply.position, self.accepted);
+                self.reserve.heard(from, reply.position);
                 match self.asked(&reply) {
                     Some(request) => self.on_reply(from, pack.view(), request, &reply),
                     None => self.stats.rejects.unsolicited += 1,
@@ -148,6 +149,11 @@ impl Endpoint {
             Verdict::Open if r.kind == RequestKind::ReadOnly && !r.certificate.can_be_proved_by(r.asked) => {
                 self.hedge(request, false);
             }
+            // P53: nor can those preferred.
+            Verdict::Open if r.hedging && self.size.preferred(self.view).iter().all(|id| r.certificate.has(id)) => {
+                let random = self.random.next();
+                self.summon(request, true, random);
+            }
             Verdict::Open | Verdict::ResultMissing => {}
             Verdict::Hopeless => {
                 if self.config.fallback {
@@ -166,14 +172,19 @@ impl Endpoint {
         }
         for replica in r.certificate.contradicting(accepted).iter() {
             self.health[usize::from(replica.0)].contradicted += 1;
-            if r.kind == RequestKind::ReadOnly {
-                self.readers.failed(replica, self.now);
+            match r.kind {
+                RequestKind::ReadOnly => self.readers.failed(replica, self.now),
+                RequestKind::Ordered => self.reserve.contradicted(self.now, self.view, replica),
+                RequestKind::Open | RequestKind::Close => {}
             }
         }
         self.drop_held(request);
         let Some(r) = self.requests.get_mut(request) else { return };
         let outcome = r.certificate.take(accepted);
         self.view = self.view.max(accepted.view);
+        if r.kind == RequestKind::Ordered {
+            self.reserve.accepted(self.now, self.view, accepted);
+        }
         self.readers.agreed(accepted.members);
         self.accepted = self.accepted.max(accepted.position);
         let (kind, session) = (r.kind, r.session);

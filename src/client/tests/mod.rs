@@ -4,4 +4,5 @@ mod fixture;
 mod keys;
 mod ordered;
 mod queries;
+mod reserve;
 mod sessions;

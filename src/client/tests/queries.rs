@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::fixture::*;
 use crate::client::{EndpointConfig, RequestError, SubmitError};
 use crate::transport::Machine as _;
-use crate::types::{Position, SeqNum, SessionId};
+use crate::types::{Position, SeqNum, SessionId, View};
 use crate::wire::{Outcome, ReplyResult, RequestKind, default_replier};
 
 const MS: Duration = Duration::from_millis(1);
@@ -229,7 +229,7 @@ fn p06_who_agreed_last_is_asked_and_the_others_only_when_the_answers_differ() {
         let (to, t) = next_query(&mut stage);
         assert_eq!(to, [0, 2, 3]);
         assert!(
-            to.contains(&default_replier(SessionId::NONE, t, stage.endpoint.size()).0),
+            to.contains(&default_replier(SessionId::NONE, t, View(0), stage.endpoint.size()).0),
             "one of them sends the whole"
         );
         for from in to {

@@ -11,6 +11,7 @@ mod leaving;
 mod new_view;
 mod normal_case;
 mod recovery;
+mod reserve;
 mod status;
 mod together;
 mod transfer;

@@ -318,7 +318,10 @@ fn p07_one_replica_sends_a_large_result_and_the_others_its_digest() {
             assert!(matches!(results[0], ReplyResult::Full(_)) && matches!(results[2], ReplyResult::Full(_)));
             assert_eq!(results[1].digest(), results[2].digest());
             if matches!(results[1], ReplyResult::Full(_)) {
-                assert_eq!(default_replier(SessionId(9), t, ClusterSize::of(4).unwrap()), ReplicaId(i));
+                assert_eq!(
+                    default_replier(SessionId(9), t, reply(t, vec![]).view, ClusterSize::of(4).unwrap()),
+                    ReplicaId(i)
+                );
                 full += 1;
             }
         }
@@ -508,4 +511,113 @@ proptest! {
         from.broadcast(said(1));
         prop_assert_eq!(messages(deliver(&flush(&mut from), 0, &mut to)), vec![said(1)]);
     }
+}
+
+fn prepare(n: u64) -> Message {
+    Message::Prepare(Vote { view: View(0), n: SeqNum(n), digest: Digest([n as u8; 32]) })
+}
+
+fn receivers(out: &[Outgoing]) -> Vec<u8> {
+    let id = |outgoing: &Outgoing| match outgoing.to {
+        Peer::Replica(id) => id.0,
+        Peer::Address(_) => panic!("to nobody else"),
+    };
+    out.iter().map(id).collect()
+}
+
+#[test]
+fn p53_what_orders_waits_for_company_to_who_is_patient() {
+    let (mut network, mut last) = (network(0), network(3));
+    let (ms, patient) = (Duration::from_millis, [ReplicaId(3)].into_iter().collect::<ReplicaSet>());
+    let mut out = Vec::new();
+    for n in 1..=5 {
+        network.broadcast(prepare(n));
+        network.gather(patient, ms(2));
+        network.flush(NOW + n as u32 * ms(2) / 10, &mut out);
+        assert_eq!(receivers(&out), [1, 2], "{n}");
+        out.clear();
+    }
+    let due = NOW + ms(2) / 10 + ms(2);
+    assert_eq!(network.deadline(), due, "from the first on");
+    network.flush(Time(due.0 - 1), &mut out);
+    assert!(out.is_empty());
+    network.flush(due, &mut out);
+    assert_eq!(receivers(&out), [3], "in one datagram");
+    assert_eq!(messages(deliver(&out, 0, &mut last)), (1..=5).map(prepare).collect::<Vec<_>>(), "in order");
+    assert_eq!(network.deadline(), Time::NEVER);
+    // What is asked for takes along what waits.
+    out.clear();
+    network.broadcast(prepare(6));
+    network.flush(due, &mut out);
+    network.send(ReplicaId(3), said(1));
+    network.broadcast(prepare(7));
+    network.flush(due, &mut out);
+    assert_eq!(receivers(&out), [1, 2, 3, 1, 2]);
+    assert_eq!(messages(deliver(&out, 0, &mut last)), [prepare(6), said(1), prepare(7)]);
+    // So does the end of all patience.
+    out.clear();
+    network.broadcast(prepare(8));
+    network.flush(due, &mut out);
+    network.gather(ReplicaSet::EMPTY, ms(2));
+    network.flush(due, &mut out);
+    assert_eq!(receivers(&out), [1, 2, 3]);
+    assert_eq!((messages(deliver(&out, 0, &mut last)), network.deadline()), (vec![prepare(8)], Time::NEVER));
+}
+
+#[test]
+fn p53_company_of_a_datagram_is_enough() {
+    let (mut network, mut last) = (network(0), network(3));
+    network.gather([ReplicaId(3)].into_iter().collect(), Duration::from_secs(1));
+    let (mut out, mut n) = (Vec::new(), 0);
+    while !receivers(&out).contains(&3) {
+        n += 1;
+        network.broadcast(prepare(n));
+        network.flush(NOW, &mut out);
+    }
+    assert!(out.iter().all(|outgoing| outgoing.len() <= network.config.datagram_max));
+    assert!((20..40).contains(&n), "{n} votes of 56 bytes");
+    assert_eq!(messages(deliver(&out, 0, &mut last)).len() as u64, n);
+    // What would have to be copied at length leaves at once, behind what waits.
+    out.clear();
+    network.broadcast(prepare(1));
+    network.flush(NOW, &mut out);
+    let large = PrePrepare {
+        view: View(0),
+        n: SeqNum(2),
+        choice: Choice::default(),
+        packs: vec![Proposed::Inline(pack(&client(100, AuthMode::Mac), RequestKind::Ordered, 1, &[7; 20_000], false))],
+    };
+    network.broadcast(Message::PrePrepare(large));
+    let sent = [out, flush(&mut network)].concat();
+    let inbound = deliver(&sent, 0, &mut last);
+    assert!(matches!(&inbound[..], [Inbound::Message(_), Inbound::PrePrepare(..)]), "{inbound:?}");
+}
+
+#[test]
+fn p53_replies_that_nobody_may_need_are_kept_for_a_while() {
+    let (mut network, mut keys) = (network(3), client(100, AuthMode::Mac));
+    let ordered = pack(&keys, RequestKind::Ordered, 1, b"x", false);
+    receive(&mut network, NOW, pack_datagram(&keys, 3, &ordered, 1));
+    let ms = Duration::from_millis;
+    let mut told = |network: &mut Network| {
+        let packs = open_replies(&mut keys, &flush(network));
+        packs.iter().flat_map(|pack| &pack.replies).map(|entry| entry.t).collect::<Vec<_>>()
+    };
+    network.keep(NOW, reply(1, vec![1]));
+    network.keep(NOW + ms(5), reply(2, vec![2]));
+    assert!(told(&mut network).is_empty());
+    network.release(NOW + ms(11));
+    assert_eq!(told(&mut network), [2], "the first is too old to be waited for");
+    network.keep(NOW, Reply { full: true, ..reply(3, vec![3]) });
+    network.keep(NOW, Reply { kind: ReplyKind::ReadOnly, session: SessionId::NONE, ..reply(4, vec![4]) });
+    network.keep(NOW, Reply { kind: ReplyKind::TentativeRead, session: SessionId::NONE, ..reply(5, vec![5]) });
+    assert_eq!(told(&mut network), [3, 4, 5], "who asks for it needs it");
+    // However many there are, they take no more than so much room.
+    for t in 0..100 {
+        network.keep(NOW, reply(t, vec![0; 100_000]));
+    }
+    network.release(NOW);
+    let mut last = told(&mut network);
+    last.sort_unstable();
+    assert_eq!(last, (59..100).collect::<Vec<_>>());
 }
