@@ -16,7 +16,7 @@ use super::repliers::Repliers;
 use super::request::{Number, Outstanding, Requests};
 use super::reserve::Reserve;
 use super::rtt::Rtt;
-use super::sending::{Sender, Way};
+use super::sending::{Call, Sender, Way};
 use super::session::{Phase, SessionState};
 use super::stats::{EndpointStats, Health};
 use super::timers::Timers;
@@ -582,7 +582,11 @@ impl Endpoint {
 
     /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
-        let called = !self.first.is_empty() && self.reserve.takes_call(self.now);
+        let call = match (self.first.is_empty(), self.reserve.is_called(self.now)) {
+            (false, _) if self.reserve.takes_call(self.now) => Call::Told,
+            (_, true) => Call::Known,
+            (_, false) => Call::None,
+        };
         for request in self.first.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             if r.kind == RequestKind::ReadOnly && r.number.is_none() {
@@ -615,12 +619,13 @@ impl Endpoint {
             self.sender.queue(if r.kind == RequestKind::ReadOnly { Way::QueryAgain } else { Way::Again }, request);
         }
         let primary = self.size.primary(self.view);
-        let sent = self.sender.flush(self.now, (primary, called), &self.keyring, &mut self.requests, outbox);
+        let sent = self.sender.flush(self.now, primary, call, &self.keyring, &mut self.requests, outbox);
         let random = self.random.next();
         let rests = self.size.f() > 0 && !self.reserve.is_called(self.now);
         for &(request, backlog) in &sent {
             let Some(r) = self.requests.get_mut(request) else { continue };
-            r.hedging = rests && r.kind == RequestKind::Ordered && r.sent_at.is_none() && backlog.is_zero();
+            r.hedging =
+                rests && r.kind == RequestKind::Ordered && r.sent_at.is_none() && self.sender.stays_inline(r.op.len());
             r.sent_at = r.sent_at.or(Some(self.now));
             let timeout = match r.kind {
                 RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge(),

@@ -75,6 +75,17 @@ impl Way {
     }
 }
 
+/// What first sends say of the reserve (P53).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Call {
+    /// Nothing: the preferred will do.
+    None,
+    /// It is called, and knows: only what goes to all anyway says so.
+    Known,
+    /// It is called: they go to all.
+    Told,
+}
+
 /// A large request's retransmission: while it bears the same number, pieces that came through add up at a receiver,
 /// though no round is whole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -96,8 +107,7 @@ pub(crate) struct Sender {
     now: Time,
     /// A signed pack has left: an open cluster can know us.
     introduced: bool,
-    /// First sends go to all, this time.
-    called: bool,
+    call: Call,
     sent: Vec<(RequestId, Duration)>,
     pub(crate) packs_out: u64,
 }
@@ -120,7 +130,7 @@ impl Sender {
             pacer: Pacer::new(size.n(), config.pace_bytes, config.pace_interval, config.datagram_max),
             now: Time(0),
             introduced: false,
-            called: false,
+            call: Call::None,
             sent: Vec::new(),
             packs_out: 0,
         }
@@ -131,23 +141,29 @@ impl Sender {
         self.queues[way as usize].push(request);
     }
 
+    /// Whether a request with an operation of `len` bytes may share a pack that the primary alone gets.
+    pub(crate) fn stays_inline(&self, len: usize) -> bool {
+        REQUEST_HEAD + len + 3 + MAC * self.size.n() <= self.inline_max.min(self.datagram_max - HEADER - MAC)
+    }
+
     /// When fragments may leave again.
     pub(crate) fn next(&self) -> Time {
         self.pacer.next()
     }
 
     /// Sends what is queued and what the pace allows. Names the requests sent, each with the time until its last byte
-    /// leaves. What goes to the primary goes to all if it is `called` (P53).
+    /// leaves.
     pub(crate) fn flush(
         &mut self,
         now: Time,
-        (primary, called): (ReplicaId, bool),
+        primary: ReplicaId,
+        call: Call,
         keyring: &Keyring,
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) -> Vec<(RequestId, Duration)> {
         self.now = now;
-        self.called = called;
+        self.call = call;
         for way in WAYS {
             let queued = mem::take(&mut self.queues[way as usize]);
             if !queued.is_empty() {
@@ -214,10 +230,17 @@ impl Sender {
         requests: &mut Requests,
         outbox: &mut Vec<Outgoing>,
     ) {
-        let pack = keyring.seal_pack(&mut self.builder, way.wants_whole(), signed);
+        // By this the primary, and with large ones everybody, knows that the reserve is called (P53).
+        let tells = match self.call {
+            Call::None => false,
+            Call::Known => self.builder.bytes() > self.inline_max,
+            Call::Told => true,
+        };
+        let calls = way.is_to_primary() && tells;
+        let pack = keyring.seal_pack(&mut self.builder, way.wants_whole() || calls, signed);
         self.packs_out += 1;
         let body = pack.encoded();
-        let to_primary = way.is_to_primary() && !self.called && body.len() <= self.inline_max;
+        let to_primary = way.is_to_primary() && self.call != Call::Told && body.len() <= self.inline_max;
         // What introduces us goes to all, or the others could not open what follows.
         let chosen = match ids {
             [id, ..] if way.is_to_chosen() && !signed => requests.get(*id).map(|r| r.to),

@@ -20,7 +20,8 @@ impl Agreement {
             return;
         }
         let large = pack.encoded().len() > self.config.inline_max;
-        if signed || !large && !self.is_primary() {
+        // What the primary gets anyway, or all, asks for whole results while the reserve is called.
+        if signed || pack.get().wants_full() || !large && !self.is_primary() {
             self.call_reserve();
         }
         if signed && self.await_execution(&pack) {

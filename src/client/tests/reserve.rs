@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::fixture::*;
+use crate::client::EndpointConfig;
 use crate::client::completion::Session;
 
 const MS: Duration = Duration::from_millis(1);
@@ -47,6 +48,36 @@ fn p53_backups_hear_of_a_request_that_the_preferred_do_not_answer_alike() {
     assert_eq!(receivers(&submit(&mut stage, session)), [0, 1, 2, 3]);
     stage.pass(100 * MS);
     assert_eq!(receivers(&submit(&mut stage, session)), [0], "and then it is tried without");
+}
+
+#[test]
+fn p53_large_requests_say_that_the_reserve_is_called_to_all_whom_they_reach() {
+    let mut stage = Stage::new(EndpointConfig { inline_max: 512, ..config() });
+    let session = stage.open(8);
+    let submit = |stage: &mut Stage, bytes: usize| {
+        stage.endpoint.submit(session, vec![7; bytes].into()).unwrap();
+        let heard = stage.turn();
+        (receivers(&heard), heard.iter().all(|h| h.full))
+    };
+    assert_eq!(submit(&mut stage, 1_000), (vec![0, 1, 2, 3], false));
+    // It is not sent once more for a late answer, for that costs more than waiting; but 2's lie is remembered.
+    stage.say(0, 0, &[full(1, TENTATIVE, b"r")]);
+    stage.say(2, 0, &[full(1, TENTATIVE, b"a lie")]);
+    stage.say(1, 0, &[full(1, TENTATIVE, b"r")]);
+    assert!(stage.turn().is_empty());
+    assert!(stage.pass(5 * MS).is_empty());
+    stage.say(3, 0, &[full(1, TENTATIVE, b"r")]);
+    assert!(stage.result().is_ok());
+    for _ in 0..2 {
+        assert_eq!(submit(&mut stage, 1_000), (vec![0, 1, 2, 3], true), "each says so");
+    }
+    assert_eq!(submit(&mut stage, 10), (vec![0], false), "whoever was told knows");
+    for from in 0..3 {
+        stage.say(from, 0, &[2, 3, 4].map(|t| full(t, TENTATIVE, b"r")));
+    }
+    stage.turn();
+    stage.pass(100 * MS);
+    assert_eq!(submit(&mut stage, 1_000), (vec![0, 1, 2, 3], false));
 }
 
 #[test]

@@ -19,6 +19,15 @@ fn decided_by_the_reserve(one: &mut One, n: u64) -> Digest {
     digest
 }
 
+/// As [`pack`], asking everybody for the whole result.
+fn whole_result(client: u64, t: u64, bytes: usize) -> Pack {
+    let op = vec![t as u8; bytes];
+    let request = Request { session: SessionId(client), t, low: 0, kind: RequestKind::Ordered, op: &op };
+    let mut builder = PackBuilder::new(ClientId(client), EndpointId(client));
+    builder.push(&request);
+    builder.finish(true, |_, writer| writer.write(Proof::Vector(&[[0; 8]; 4])))
+}
+
 #[test]
 fn p53_what_goes_to_the_reserve_may_wait_and_who_is_in_reserve_rests() {
     for me in 0..4 {
@@ -99,6 +108,10 @@ fn p53_a_client_that_speaks_to_backups_calls_the_reserve() {
         let resting = |one: &mut One| (one.core.patient(one.now), one.core.rests(one.now)) == quiet;
         one.request(pack(1, 1, 20_000));
         assert!(resting(&mut one), "large packs go to all (P3)");
+        one.request(whole_result(1, 9, 20_000));
+        assert!(!resting(&mut one), "but not those of who called it");
+        one.pass(Duration::from_millis(10));
+        assert!(resting(&mut one));
         one.request(pack(1, 2, 8));
         assert!(one.core.patient(one.now).is_empty() && !one.core.rests(one.now), "r{me}");
         assert!(one.took().is_empty(), "nothing else comes of it");
@@ -112,6 +125,8 @@ fn p53_a_client_that_speaks_to_backups_calls_the_reserve() {
     let mut primary = One::new(0);
     primary.request(pack(1, 1, 8));
     assert_eq!(primary.core.patient(primary.now), set(&[3]), "all clients speak to it");
+    primary.request(whole_result(1, 2, 8));
+    assert!(primary.core.patient(primary.now).is_empty(), "and say by this that they need more");
 }
 
 #[test]
