@@ -117,3 +117,33 @@ fn p38_a_transfer_with_a_liar_among_the_peers() {
     });
     assert!(["wrong_page", "wrong_state_header"].iter().any(|name| caught.contains_key(name)), "{caught:?}");
 }
+
+/// P53: that one of the preferred is silent, or lies to clients, costs no more than where all four answer at once, but for
+/// the few operations that show it. In virtual time.
+#[test]
+fn p53_the_reserve_answers_when_the_preferred_do_not() {
+    let took = |reserve_delay: Duration, liar: Option<u8>, silent: Option<u8>| {
+        let liars =
+            liar.map(|id| Liar { replica: ReplicaId(id), lies: vec![Lie::Replies], permille: 500, twin: false });
+        let faults = silent.map(|id| (Duration::ZERO, Fault::Silence(ReplicaId(id))));
+        let config = Config {
+            clients: 1,
+            window: 1,
+            operations: 2_000,
+            reserve_delay,
+            liars: liars.into_iter().collect(),
+            faults: faults.into_iter().collect(),
+            ..Config::calm()
+        };
+        let keys = Keys::new(config.size, config.clients, config.auth);
+        let simulation = Simulation::with_keys(1, config, &keys, || Tally, Tally::workload(0, 0));
+        simulation.model(TallyModel::default()).run().unwrap_or_else(|failure| panic!("{failure}")).took
+    };
+    for (liar, silent) in
+        [(None, None), (Some(0), None), (Some(1), None), (Some(2), None), (None, Some(1)), (None, Some(2))]
+    {
+        let (at_once, with_reserve) = (took(Duration::ZERO, liar, silent), took(ms(1), liar, silent));
+        eprintln!("liar {liar:?}, silent {silent:?}: {at_once:?} at once, {with_reserve:?} with a reserve");
+        assert!(with_reserve < at_once * 5 / 4, "liar {liar:?}, silent {silent:?}: {with_reserve:?}, not {at_once:?}");
+    }
+}
