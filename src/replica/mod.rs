@@ -431,7 +431,8 @@ impl<S: Service> Machine for Replica<S> {
     }
 
     fn rests_until(&self) -> Option<Time> {
-        self.agreement.rests(self.now).then(|| self.now + self.config.protocol.reserve_delay)
+        let rests = self.agreement.rests(self.now) && !self.network.receives_bulk(self.now);
+        rests.then(|| self.now + self.config.protocol.reserve_delay)
     }
 
     fn stopped(&self) -> Option<String> {

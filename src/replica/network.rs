@@ -173,6 +173,8 @@ pub struct Network {
     reply_entries: Vec<ReplyEntry>,
     replies: BTreeMap<(ClientId, EndpointId), Vec<(View, ReplyEntry)>>,
     kept: Kept,
+    /// When something large last arrived, or a piece of it.
+    bulk_at: Time,
     announcer: Announcer,
     /// Our key for client endpoints that do not know it.
     told: Vec<Outgoing>,
@@ -196,6 +198,9 @@ pub struct Network {
 /// Shared frames above this travel in an envelope of their own even to a peer with frames of its own: copying them
 /// would cost more than the datagram saved.
 const COPY_MAX: usize = 8 << 10;
+
+/// After something large more of it is expected for so long.
+const BULK_FOR: Duration = Duration::from_millis(20);
 
 /// Reply buffers kept for reuse.
 const SPARE_MAX: usize = 256;
@@ -230,6 +235,7 @@ impl Network {
             reply_entries: Vec::new(),
             replies: BTreeMap::new(),
             kept: Kept::default(),
+            bulk_at: Time(0),
             announcer: Announcer::new(size.n(), size.others(me).filter(|_| keys.epoch() > 0)),
             told: Vec::new(),
             guesses: vec![Quota::default(); size.n() + 1],
@@ -490,6 +496,9 @@ impl Network {
         match self.keys.verify_pack(pack.clone()) {
             Ok(pack) => {
                 self.clients.learn(client, endpoint, from);
+                if pack.get().encoded().len() > COPY_MAX {
+                    self.bulk_at = now;
+                }
                 inbound.push(match pack.is_read_only() {
                     true => Inbound::Query(pack),
                     false => Inbound::Request { pack, signed },
@@ -501,6 +510,7 @@ impl Network {
 
     fn reassemble(&mut self, now: Time, sender: Principal, header: FragmentHeader, piece: &[u8]) -> Option<Bytes> {
         let mut dropped = 0;
+        self.bulk_at = now;
         let result = match sender {
             Principal::Replica(id) => {
                 self.replicas[usize::from(id.0)].reassembler.insert(now, 0, header, piece, &mut dropped)
@@ -575,6 +585,11 @@ impl Network {
     /// waits for others leaves with the next [`flush`](Self::flush).
     pub fn gather(&mut self, patient: ReplicaSet, delay: Duration) {
         self.company.set(patient, delay);
+    }
+
+    /// Whether large messages arrive these days: the sockets' buffers would not hold for long what there is of them.
+    pub fn receives_bulk(&self, now: Time) -> bool {
+        now.since(self.bulk_at) < BULK_FOR
     }
 
     /// Keeps a reply that nobody may need, until [`release`](Self::release) or for some milliseconds (P53).

@@ -621,3 +621,21 @@ fn p53_replies_that_nobody_may_need_are_kept_for_a_while() {
     last.sort_unstable();
     assert_eq!(last, (59..100).collect::<Vec<_>>());
 }
+
+#[test]
+fn p53_who_receives_large_messages_is_told_so() {
+    let (mut first, mut last, keys) = (network(0), network(3), client(100, AuthMode::Mac));
+    let small = pack(&keys, RequestKind::Ordered, 1, &[1; 1_000], false);
+    receive(&mut last, NOW, pack_datagram(&keys, 3, &small, 1));
+    assert!(!last.receives_bulk(NOW));
+    let large = pack(&keys, RequestKind::Ordered, 2, &[1; 10_000], false);
+    receive(&mut last, NOW, pack_datagram(&keys, 3, &large, 1));
+    let ms = Duration::from_millis;
+    assert!(last.receives_bulk(NOW + ms(19)) && !last.receives_bulk(NOW + ms(20)), "in one datagram");
+    first.send(ReplicaId(3), Message::Relay(large));
+    let pieces = flush(&mut first);
+    assert!(pieces.len() > 1);
+    let bytes = pieces[0].to_bytes();
+    receive(&mut last, NOW + ms(100), Datagram { from: Peer::Replica(ReplicaId(0)), bytes });
+    assert!(last.receives_bulk(NOW + ms(119)) && !last.receives_bulk(NOW + ms(120)), "in pieces");
+}
