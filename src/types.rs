@@ -271,14 +271,18 @@ impl ClusterSize {
 
     /// The preferred quorum of `view`: its primary and the 2f replicas after it (P53).
     pub fn preferred(self, view: View) -> ReplicaSet {
-        let n = self.n() as u64;
-        (0..self.quorum() as u64).map(|i| ReplicaId(((view.0 % n + i) % n) as u8)).collect()
+        self.replicas().filter(|&r| self.prefers(view, r)).collect()
+    }
+
+    /// Whether `id` is of the [preferred](Self::preferred) of `view`.
+    pub fn prefers(self, view: View, id: ReplicaId) -> bool {
+        let after = self.n() + usize::from(id.0) - usize::from(self.primary(view).0);
+        after % self.n() < self.quorum()
     }
 
     /// The f replicas that `view` keeps in reserve: all but the [preferred](Self::preferred).
     pub fn reserve(self, view: View) -> ReplicaSet {
-        let preferred = self.preferred(view);
-        self.replicas().filter(|&r| !preferred.contains(r)).collect()
+        self.replicas().filter(|&r| !self.prefers(view, r)).collect()
     }
 
     /// All replicas, in order.

@@ -582,10 +582,11 @@ impl Endpoint {
 
     /// Sends what this turn has to send: at most a pack per way and datagram's worth of requests (P46).
     fn flush(&mut self, outbox: &mut Vec<Outgoing>) {
-        let call = match (self.first.is_empty(), self.reserve.is_called(self.now)) {
-            (false, _) if self.reserve.takes_call(self.now) => Call::Told,
-            (_, true) => Call::Known,
-            (_, false) => Call::None,
+        let told = !self.first.is_empty() && self.reserve.takes_call(self.now);
+        let call = match (told, self.reserve.is_called(self.now)) {
+            (true, _) => Call::Told,
+            (false, true) => Call::Known,
+            (false, false) => Call::None,
         };
         for request in self.first.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };

@@ -81,7 +81,7 @@ impl Reserve {
 
     /// `replica` answered an ordered request otherwise than a quorum.
     pub(crate) fn contradicted(&mut self, now: Time, view: View, replica: ReplicaId) {
-        if self.size.preferred(view).contains(replica) {
+        if self.size.prefers(view, replica) {
             self.call(now);
         }
     }

@@ -246,9 +246,9 @@ impl Sender {
             [id, ..] if way.is_to_chosen() && !signed => requests.get(*id).map(|r| r.to),
             _ => None,
         };
-        let receives = |r: ReplicaId| match r == primary {
-            true => way != Way::Call && chosen.is_none_or(|chosen| chosen.contains(r)),
-            false => !to_primary && chosen.is_none_or(|chosen| chosen.contains(r)),
+        let receives = |r: ReplicaId| {
+            let is_meant = if r == primary { way != Way::Call } else { !to_primary };
+            is_meant && chosen.is_none_or(|chosen| chosen.contains(r))
         };
         let receivers: ReplicaSet = self.size.replicas().filter(|&r| receives(r)).collect();
         for &id in ids.iter().filter(|_| way.is_to_chosen()) {

@@ -98,6 +98,11 @@ impl Config {
         }
     }
 
+    /// How long votes of the preferred may come after those of the reserve (P53).
+    pub fn reserve_patience(&self) -> Duration {
+        2 * self.reserve_delay + self.commit_delay
+    }
+
     /// One sentence per bound that is not kept.
     pub fn validate(&self) -> Result<(), String> {
         let k = self.checkpoint_interval;

@@ -28,9 +28,8 @@ impl Agreement {
     /// those in reserve. To be asked at the end of a turn, when everything that has arrived is counted.
     pub fn patient(&mut self, now: Time) -> ReplicaSet {
         self.settle_doubt(now);
-        let reserve = self.config.size.reserve(self.view);
-        match self.spares_reserve(now) && !reserve.contains(self.config.me) {
-            true => reserve,
+        match self.spares_reserve(now) && self.is_preferred() {
+            true => self.config.size.reserve(self.view),
             false => ReplicaSet::EMPTY,
         }
     }
@@ -40,7 +39,11 @@ impl Agreement {
         // Who is behind is not at rest: the more often it looks the sooner it has what it lacks.
         let behind = self.log.last().0.saturating_sub(self.last_executed.0);
         let follows = behind <= 2 * self.config.pipeline_max;
-        follows && self.spares_reserve(now) && self.config.size.reserve(self.view).contains(self.config.me)
+        follows && self.spares_reserve(now) && !self.is_preferred()
+    }
+
+    fn is_preferred(&self) -> bool {
+        self.config.size.prefers(self.view, self.config.me)
     }
 
     /// Whether all is well here.
@@ -66,9 +69,8 @@ impl Agreement {
 
     /// Whether what was decided with the votes of the reserve would be without them, in the time that others may take.
     fn settle_doubt(&mut self, now: Time) {
-        let patience = 2 * self.config.reserve_delay + self.config.commit_delay;
         let Some((n, at)) = self.reserve.doubt else { return };
-        if now.since(at) < patience {
+        if now.since(at) < self.config.reserve_patience() {
             return;
         }
         self.reserve.doubt = None;

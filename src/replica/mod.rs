@@ -307,7 +307,9 @@ impl<S: Service> Replica<S> {
         match output {
             Output::Reply(reply) => {
                 if self.agreement.rests(self.now) {
-                    self.network.keep(self.now, reply);
+                    // For longer than it takes to notice that somebody preferred is silent.
+                    let until = self.now + 3 * self.config.protocol.reserve_patience();
+                    self.network.keep(self.now, until, reply);
                 } else if self.agreement.mode() != protocol::Mode::Diverged {
                     self.network.reply(reply);
                 }

@@ -592,15 +592,15 @@ impl Network {
         now.since(self.bulk_at) < BULK_FOR
     }
 
-    /// Keeps a reply that nobody may need, until [`release`](Self::release) or for some milliseconds (P53).
-    pub fn keep(&mut self, now: Time, reply: Reply) {
+    /// Keeps a reply that nobody may need until [`release`](Self::release), or `until` nobody needs it any more (P53).
+    pub fn keep(&mut self, now: Time, until: Time, reply: Reply) {
         // What a client asks everybody for, and what it asks without ordering, it needs.
         let spare = match reply.kind {
             ReplyKind::Tentative | ReplyKind::Committed => !reply.full,
             ReplyKind::ReadOnly | ReplyKind::TentativeRead => false,
         };
         match spare {
-            true => self.kept.push(now, reply),
+            true => self.kept.push(now, until, reply),
             false => self.reply(reply),
         }
     }

@@ -69,11 +69,7 @@ impl Company {
     pub(super) fn waits(&mut self, now: Time, id: ReplicaId, full: bool) -> bool {
         let until = &mut self.until[usize::from(id.0)];
         *until = (*until).min(now + self.delay);
-        let waits = !full && !self.urgent.contains(id) && now < *until;
-        if !waits {
-            self.leaves(id);
-        }
-        waits
+        !full && !self.urgent.contains(id) && now < *until
     }
 
     /// What there was for `id` leaves.

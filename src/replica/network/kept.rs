@@ -2,13 +2,12 @@
 //! milliseconds, for that may turn out otherwise; a request that is sent again is answered from its session in any case.
 
 use std::collections::VecDeque;
-use std::time::Duration;
 
 use crate::execution::Reply;
 use crate::types::Time;
 use crate::wire::Outcome;
 
-/// The last replies, each with when it was made.
+/// The last replies, each with when it can go.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     replies: VecDeque<(Time, Reply)>,
@@ -25,24 +24,21 @@ fn bytes(reply: &Reply) -> usize {
 }
 
 impl Kept {
-    /// For longer than it takes to notice that somebody preferred is silent.
-    const KEPT_FOR: Duration = Duration::from_millis(10);
     const BYTES_MAX: usize = 4 << 20;
 
     /// Adds a reply; the oldest go.
-    pub(super) fn push(&mut self, now: Time, reply: Reply) {
-        let is_over = |at: Time| now.since(at) > Self::KEPT_FOR;
+    pub(super) fn push(&mut self, now: Time, until: Time, reply: Reply) {
         self.bytes += bytes(&reply);
-        self.replies.push_back((now, reply));
-        while self.bytes > Self::BYTES_MAX || self.replies.front().is_some_and(|(at, _)| is_over(*at)) {
+        self.replies.push_back((until, reply));
+        while self.bytes > Self::BYTES_MAX || self.replies.front().is_some_and(|(until, _)| *until < now) {
             self.take();
         }
     }
 
     /// Takes the oldest that is not too old.
     pub(super) fn pop(&mut self, now: Time) -> Option<Reply> {
-        while let Some((at, reply)) = self.take() {
-            if now.since(at) <= Self::KEPT_FOR {
+        while let Some((until, reply)) = self.take() {
+            if now <= until {
                 return Some(reply);
             }
         }
@@ -50,8 +46,8 @@ impl Kept {
     }
 
     fn take(&mut self) -> Option<(Time, Reply)> {
-        let (at, reply) = self.replies.pop_front()?;
+        let (until, reply) = self.replies.pop_front()?;
         self.bytes -= bytes(&reply);
-        Some((at, reply))
+        Some((until, reply))
     }
 }

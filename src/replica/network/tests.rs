@@ -603,18 +603,18 @@ fn p53_replies_that_nobody_may_need_are_kept_for_a_while() {
         let packs = open_replies(&mut keys, &flush(network));
         packs.iter().flat_map(|pack| &pack.replies).map(|entry| entry.t).collect::<Vec<_>>()
     };
-    network.keep(NOW, reply(1, vec![1]));
-    network.keep(NOW + ms(5), reply(2, vec![2]));
+    network.keep(NOW, NOW + ms(10), reply(1, vec![1]));
+    network.keep(NOW + ms(5), NOW + ms(15), reply(2, vec![2]));
     assert!(told(&mut network).is_empty());
     network.release(NOW + ms(11));
     assert_eq!(told(&mut network), [2], "the first is too old to be waited for");
-    network.keep(NOW, Reply { full: true, ..reply(3, vec![3]) });
-    network.keep(NOW, Reply { kind: ReplyKind::ReadOnly, session: SessionId::NONE, ..reply(4, vec![4]) });
-    network.keep(NOW, Reply { kind: ReplyKind::TentativeRead, session: SessionId::NONE, ..reply(5, vec![5]) });
+    network.keep(NOW, NOW, Reply { full: true, ..reply(3, vec![3]) });
+    network.keep(NOW, NOW, Reply { kind: ReplyKind::ReadOnly, session: SessionId::NONE, ..reply(4, vec![4]) });
+    network.keep(NOW, NOW, Reply { kind: ReplyKind::TentativeRead, session: SessionId::NONE, ..reply(5, vec![5]) });
     assert_eq!(told(&mut network), [3, 4, 5], "who asks for it needs it");
     // However many there are, they take no more than so much room.
     for t in 0..100 {
-        network.keep(NOW, reply(t, vec![0; 100_000]));
+        network.keep(NOW, NOW, reply(t, vec![0; 100_000]));
     }
     network.release(NOW);
     let mut last = told(&mut network);
