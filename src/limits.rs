@@ -29,6 +29,9 @@ pub const BATCH_REQUESTS_MAX: usize = 16_384;
 /// must then fit a message with its framing.
 pub const BATCH_BYTES_MAX: usize = MESSAGE_MAX - 256 * 1024;
 
+/// Results of a batch, in bytes, that a primary aims at (P10). No bound: nobody knows them before.
+pub const BATCH_RESULTS: usize = 4 << 20;
+
 /// Frames in one envelope.
 pub const FRAMES_MAX: usize = 4_096;
 
@@ -37,6 +40,10 @@ pub const FRAME_INLINE_MAX: usize = 256;
 
 /// Fragments of one message: enough for [`MESSAGE_MAX`] at [`DATAGRAM_MIN`].
 pub const FRAGMENTS_MAX: usize = 4_096;
+
+/// A client's message of so many bytes leaves whole, unasked, and has no receipt unless something of it is missing (P54): an
+/// operation of 64 KiB and what it is wrapped in.
+pub const BULK_UNASKED: usize = 66 << 10;
 
 /// The log window L: STATUS carries two bits for each sequence number of it.
 pub const LOG_WINDOW_MAX: u64 = 16_384;

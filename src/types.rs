@@ -146,6 +146,17 @@ impl fmt::Display for RegionId {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Digest(pub [u8; 32]);
 
+/// What executing a batch came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Executed {
+    /// Its number.
+    pub n: SeqNum,
+    /// Its requests.
+    pub requests: usize,
+    /// Bytes of their results.
+    pub result_bytes: usize,
+}
+
 /// What a digest is of. Every input is separated by its domain, so that no digest of one kind can stand for another.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
@@ -174,6 +185,8 @@ pub enum Domain {
     ViewChange = 11,
     /// A signed new-view.
     NewView = 12,
+    /// A receipt for pieces of a large message.
+    Receipt = 13,
     /// A replica's new key.
     NewKey = 20,
 }

@@ -17,7 +17,7 @@ use crate::limits;
 use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, ReplicaId, Time};
 use crate::wire::frame::{self, Messages};
 use crate::wire::header::{self, Parts, cluster_tag};
-use crate::wire::{FragmentHeader, Header, Kind, Malformed, NewKey, Pack, Proof, ProofKind};
+use crate::wire::{FragmentHeader, Header, Kind, Malformed, NewKey, Pack, Proof, ProofKind, Receipt};
 
 /// How envelopes and packs are proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -407,7 +407,8 @@ impl Keyring {
                 self.open_pack(client, endpoint, parts)
             }
             (Kind::Fragment, from, _) => self.open_fragment(from, parts),
-            (Kind::NewKey, ..)
+            (Kind::Receipt, Principal::Replica(from), Principal::Client(..)) => self.open_receipt(from, &parts),
+            (Kind::NewKey | Kind::Receipt, ..)
             | (Kind::Envelope, Principal::Client(..), _)
             | (Kind::Pack, Principal::Replica(_), _)
             | (Kind::Pack, Principal::Client(..), Principal::Client(..)) => Err(Reject::WrongRole),
@@ -490,6 +491,11 @@ impl Keyring {
         Ok(Opened::Fragment { from, header, piece: parts.body })
     }
 
+    fn open_receipt(&self, from: ReplicaId, parts: &Parts) -> Result<Opened, Reject> {
+        self.check_hop(from, parts, &receipt_digest(&parts.header, &parts.body))?;
+        Ok(Opened::Receipt { from, receipt: Receipt::decode(&parts.body)? })
+    }
+
     /// Checks a pack's own proof for this replica, wherever the pack came from, and what its client may do: our entry
     /// in the vector, or the signature (P12). Signatures cost a thousand times what MACs do: the caller keeps quotas.
     ///
@@ -559,6 +565,13 @@ pub(super) fn pack_hop_digest(header: &Header, pack: &Pack) -> Digest {
     let mut hasher = Hasher::new(Domain::Envelope);
     header.absorb(&mut hasher);
     hasher.update(&[u8::from(pack.wants_full())]).update(&pack.digest().0).finish()
+}
+
+/// What a receipt is proved over.
+pub(super) fn receipt_digest(header: &Header, body: &[u8]) -> Digest {
+    let mut hasher = Hasher::new(Domain::Receipt);
+    header.absorb(&mut hasher);
+    hasher.update(body).finish()
 }
 
 /// The first bytes of a piece may hold a head, which differs between the receivers of a broadcast.

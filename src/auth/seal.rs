@@ -5,14 +5,14 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::derivation::Pair;
-use super::keyring::{FRAGMENT_OWN, Keyring, fragment_digest, pack_hop_digest};
+use super::keyring::{FRAGMENT_OWN, Keyring, fragment_digest, pack_hop_digest, receipt_digest};
 use super::mac;
 use super::signer::statement;
 use super::{AuthMode, Principal};
 use crate::limits;
 use crate::transport::Head;
 use crate::types::{Digest, Domain, Hasher, ReplicaId};
-use crate::wire::{FragmentPlan, Frames, Header, Kind, Pack, PackBuilder, Proof, ProofKind};
+use crate::wire::{FragmentPlan, Frames, Header, Kind, Pack, PackBuilder, Proof, ProofKind, Receipt};
 
 /// Frames that go into an envelope: a run of some [`Frames`].
 pub type Part<'a> = (&'a Frames, Range<usize>);
@@ -103,6 +103,17 @@ impl Keyring {
         Some((head, body.clone()))
     }
 
+    /// The datagram that tells a client endpoint what is here of its message: head and body. `None` for one that has not
+    /// proved itself.
+    pub fn seal_receipt(&self, to: Principal, receipt: &Receipt) -> Option<(Head, Bytes)> {
+        let pair = self.pair(to)?;
+        let (header, body) = (self.header(Kind::Receipt, ProofKind::Mac, to), receipt.encode());
+        let mut head = Head::EMPTY;
+        head.push(&header.encode());
+        head.push(&pair.send.tag(&receipt_digest(&header, &body)));
+        Some((head, body))
+    }
+
     /// Finishes the pack of this client endpoint that `builder` holds, under a vector or, if `signed` or always in signature mode, a signature
     /// (P2). `full`: every replica is to send whole results (P7).
     ///
@@ -161,28 +172,46 @@ impl Keyring {
         assert!(receivers.iter().all(|(_, head)| head.as_slice().len() == head_len), "heads of one broadcast");
         let plan = FragmentPlan::new(head_len + body.len(), datagram_max);
         for index in 0..plan.count() {
-            let range = plan.range(index);
-            assert!(range.end > head_len, "pieces are larger than heads");
-            let own_len = if index == 0 { head_len } else { 0 };
-            let slice = body.slice(range.start.saturating_sub(head_len)..range.end - head_len);
-            // Behind the bytes that may hold a head a piece is the same for all receivers.
-            let shared_at = (FRAGMENT_OWN - own_len).min(slice.len());
-            let rest = Digest::of(Domain::Body, &[&slice[shared_at..]]);
-            let fragment = plan.header(message, index);
-            for (to, inner) in receivers {
-                let Some(pair) = self.pair(*to) else { continue };
-                let mut start = [0; FRAGMENT_OWN];
-                start[..own_len].copy_from_slice(&inner.as_slice()[..own_len]);
-                start[own_len..own_len + shared_at].copy_from_slice(&slice[..shared_at]);
-                let header = self.header(Kind::Fragment, ProofKind::Mac, *to);
-                let digest = fragment_digest(&header, &fragment, &start[..own_len + shared_at], Some(rest));
-                let mut head = Head::EMPTY;
-                head.push(&header.encode());
-                head.push(&fragment.encode());
-                head.push(&pair.send.tag(&digest));
-                head.push(&inner.as_slice()[..own_len]);
-                emit(*to, head, slice.clone());
-            }
+            self.fragment_piece(plan, message, index, receivers, body, &mut emit);
+        }
+    }
+
+    /// One piece of what [`fragment`](Self::fragment) cuts.
+    ///
+    /// # Panics
+    /// If `plan` is not for datagrams of these heads and this body, or has no such piece.
+    pub fn fragment_piece(
+        &self,
+        plan: FragmentPlan,
+        message: u64,
+        index: usize,
+        receivers: &[(Principal, Head)],
+        body: &Bytes,
+        mut emit: impl FnMut(Principal, Head, Bytes),
+    ) {
+        let Some((_, first)) = receivers.first() else { return };
+        let head_len = first.as_slice().len();
+        let range = plan.range(index);
+        assert!(range.end > head_len, "pieces are larger than heads");
+        let own_len = if index == 0 { head_len } else { 0 };
+        let slice = body.slice(range.start.saturating_sub(head_len)..range.end - head_len);
+        // Behind the bytes that may hold a head a piece is the same for all receivers.
+        let shared_at = (FRAGMENT_OWN - own_len).min(slice.len());
+        let rest = Digest::of(Domain::Body, &[&slice[shared_at..]]);
+        let fragment = plan.header(message, index);
+        for (to, inner) in receivers {
+            let Some(pair) = self.pair(*to) else { continue };
+            let mut start = [0; FRAGMENT_OWN];
+            start[..own_len].copy_from_slice(&inner.as_slice()[..own_len]);
+            start[own_len..own_len + shared_at].copy_from_slice(&slice[..shared_at]);
+            let header = self.header(Kind::Fragment, ProofKind::Mac, *to);
+            let digest = fragment_digest(&header, &fragment, &start[..own_len + shared_at], Some(rest));
+            let mut head = Head::EMPTY;
+            head.push(&header.encode());
+            head.push(&fragment.encode());
+            head.push(&pair.send.tag(&digest));
+            head.push(&inner.as_slice()[..own_len]);
+            emit(*to, head, slice.clone());
         }
     }
 }

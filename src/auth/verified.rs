@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::{Principal, Reject};
 use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
-use crate::wire::{FragmentHeader, Message, NewKey, Pack, ReplyFrame};
+use crate::wire::{FragmentHeader, Message, NewKey, Pack, Receipt, ReplyFrame};
 
 /// A `T` that this process has checked to come from [`from`](Self::from). It proves nothing to anybody else.
 ///
@@ -96,6 +96,13 @@ pub enum Opened {
         key: NewKey,
         /// The key of ours that the sender knows.
         ours: u32,
+    },
+    /// What a replica has of a large message of ours.
+    Receipt {
+        /// Who has it.
+        from: ReplicaId,
+        /// What.
+        receipt: Receipt,
     },
     /// A piece of a larger datagram.
     Fragment {

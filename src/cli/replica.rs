@@ -124,7 +124,9 @@ fn run<S: Service>(
     protocol.forgetful = boot > 1;
     protocol.seed = files::random_u64()?;
     let datagram_max = config.cluster.file.protocol.datagram_bytes_max;
-    let network = NetworkConfig { datagram_max, ..NetworkConfig::default() };
+    // The kernel counts what it keeps of a datagram besides its bytes, up to as much again, and others send too.
+    let credit = (bound.receive_buffer() / 4).max(limits::DATAGRAM_MIN);
+    let network = NetworkConfig { datagram_max, credit, ..NetworkConfig::default() };
     let of_replica = ReplicaConfig { execution: config.cluster.execution(), network, ..ReplicaConfig::new(protocol) };
     let policy = WaitPolicy { poll_budget: Duration::from_micros(config.file.poll_budget_us) };
     if let Some(manner) = args.lie {

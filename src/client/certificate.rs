@@ -130,6 +130,11 @@ impl Certificate {
         Certificate { rule, ..self }
     }
 
+    /// What proves a result.
+    pub(crate) fn rule(&self) -> Rule {
+        self.rule
+    }
+
     /// Bytes of uncertified results held for `replica`.
     pub(crate) fn held(&self, replica: ReplicaId) -> usize {
         match self.entry(replica).filter(|e| e.gave).and_then(|e| self.values[e.value].whole.as_ref()) {

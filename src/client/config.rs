@@ -35,7 +35,8 @@ pub struct EndpointConfig {
     /// again: a lying replica fills only its own share.
     pub held_bytes_max: usize,
     /// Bytes handed to the transport per turn and receiver, at most, when a message is fragmented; the rest follows every
-    /// `pace_interval`. Below the receivers' socket buffers. While large requests get lost it is less.
+    /// `pace_interval`, as far as the replicas grant it (P54). Below the receivers' socket buffers. While large requests
+    /// have to be sent again it is less.
     pub pace_bytes: usize,
     /// See `pace_bytes`.
     pub pace_interval: Duration,

@@ -102,6 +102,14 @@ impl Endpoint {
     /// Requests due within this time of one that is due are sent again with it, in its packs.
     const TIMER_SLACK: Duration = Duration::from_millis(2);
 
+    /// Receipts come at least so often while something is missing (P54); and for so long at most are they believed.
+    const RECEIPTS_APART: Duration = Duration::from_millis(250);
+    const RECEIPTS_FOR: Duration = Duration::from_secs(2);
+
+    /// A large result comes in pieces not further apart than this, and is waited for so long at most.
+    const PIECES_APART: Duration = Duration::from_millis(150);
+    const RESULT_FOR: Duration = Duration::from_secs(1);
+
     /// New keys are waited for together for so long.
     const KEYS_TOGETHER: Duration = Duration::from_millis(1);
     /// New keys of one replica whose signatures are checked in a window, and how often requests are sent again for new
@@ -276,6 +284,7 @@ impl Endpoint {
             view: self.view,
             rtt: self.rtt.smoothed(),
             packs_out: self.sender.packs_out,
+            pieces_again: self.sender.pieces_again(),
             ..self.stats.clone()
         }
     }
@@ -331,6 +340,7 @@ impl Endpoint {
             due: Time::NEVER,
             retransmissions: 0,
             certificate,
+            gone: None,
             to: ReplicaSet::EMPTY,
             asked: ReplicaSet::EMPTY,
             hedging: false,
@@ -457,6 +467,7 @@ impl Endpoint {
     fn finish(&mut self, request: RequestId, result: Result<Bytes, RequestError>, accepted: Option<&Accepted>) {
         self.drop_held(request);
         let Some(mut r) = self.requests.remove(request) else { return };
+        self.sender.over(request, false);
         let mut session_id = None;
         if let Some(number) = r.number {
             match r.kind {
@@ -528,6 +539,10 @@ impl Endpoint {
             let sent = r.sent_at.is_some();
             return self.finish(request, Err(RequestError::Timeout { tally, sent }), None);
         }
+        if self.is_arriving(request) {
+            return self.wait_on(request, random);
+        }
+        let Some(r) = self.requests.get(request) else { return };
         if r.kind == RequestKind::ReadOnly && r.retransmissions == 0 && r.asked.len() < self.size.n() {
             let late = r.due <= self.now;
             return self.hedge(request, late);
@@ -547,6 +562,26 @@ impl Endpoint {
                 self.again.push(request);
             }
         }
+    }
+
+    /// Whether a correct replica has answered, and pieces come from who is to send the whole result (P7).
+    fn is_arriving(&self, request: RequestId) -> bool {
+        let Some(r) = self.requests.get(request) else { return false };
+        let (Some(number), Some(sent_at)) = (r.number, r.sent_at) else { return false };
+        let replier = default_replier(number.session, number.t, self.view, self.size);
+        let answers = self.size.replicas().filter(|&id| r.certificate.has(id)).count();
+        if answers <= self.size.f() || r.certificate.has(replier) {
+            return false;
+        }
+        let touched = self.reassembly[usize::from(replier.0)].touched();
+        self.now < sent_at + Self::RESULT_FOR && touched.is_some_and(|at| self.now.since(at) < Self::PIECES_APART)
+    }
+
+    fn wait_on(&mut self, request: RequestId, random: u64) {
+        let Some(r) = self.requests.get_mut(request) else { return };
+        r.due = (self.now + self.rtt.timeout(0, random)).min(r.deadline);
+        let due = r.due;
+        self.timers.push(due, request, &self.requests);
     }
 
     /// P53: those preferred do not answer alike, or are `late`. Who has no answer at all waits for the primary.
@@ -617,7 +652,14 @@ impl Endpoint {
         for request in self.again.drain(..) {
             let Some(r) = self.requests.get_mut(request) else { continue };
             r.retransmissions += 1;
-            self.sender.queue(if r.kind == RequestKind::ReadOnly { Way::QueryAgain } else { Way::Again }, request);
+            // Without an answer nothing speaks against who is to send the whole result: it may be on its way.
+            let answered = self.size.replicas().any(|id| r.certificate.has(id));
+            let way = match r.kind {
+                RequestKind::ReadOnly => Way::QueryAgain,
+                RequestKind::Ordered if !answered => Way::Unanswered,
+                RequestKind::Ordered | RequestKind::Open | RequestKind::Close => Way::Again,
+            };
+            self.sender.queue(way, request);
         }
         let primary = self.size.primary(self.view);
         let sent = self.sender.flush(self.now, primary, call, &self.keyring, &mut self.requests, outbox);

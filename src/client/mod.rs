@@ -4,6 +4,7 @@
 //! transports stand in [`crate::runtime::client`].
 #![forbid(unsafe_code)]
 
+mod bulk;
 mod certificate;
 mod completion;
 mod config;

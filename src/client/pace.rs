@@ -1,13 +1,11 @@
 //! How fast fragments leave: slower once they were lost, little by little faster while they arrive. Many clients that
 //! send large operations share their receivers' buffers, and none knows of the others.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
-use crate::transport::Outgoing;
 use crate::types::{ReplicaId, Time};
 
-/// A queue of fragments, in order, and what may leave of it.
+/// What may leave to each receiver.
 #[derive(Debug)]
 pub(super) struct Pacer {
     /// Bytes to a receiver in an interval: at most, and now.
@@ -15,9 +13,7 @@ pub(super) struct Pacer {
     now: usize,
     interval: Duration,
     datagram_max: usize,
-    queue: VecDeque<(ReplicaId, Outgoing)>,
-    /// Bytes in `queue`, and what may leave until `refill_at`, per receiver.
-    backlog: Vec<usize>,
+    /// What may leave until `refill_at`, per receiver.
     budget: Vec<usize>,
     refill_at: Time,
     /// What is lost before is lost for the pace of before.
@@ -33,22 +29,8 @@ impl Pacer {
     const ROUND: u32 = 20;
 
     pub(super) fn new(n: usize, most: usize, interval: Duration, datagram_max: usize) -> Pacer {
-        Pacer {
-            most,
-            now: most,
-            interval,
-            datagram_max,
-            queue: VecDeque::new(),
-            backlog: vec![0; n],
-            budget: vec![0; n],
-            refill_at: Time(0),
-            slowed_until: Time(0),
-        }
-    }
-
-    pub(super) fn push(&mut self, to: ReplicaId, fragment: Outgoing) {
-        self.backlog[usize::from(to.0)] += fragment.len();
-        self.queue.push_back((to, fragment));
+        let (budget, refill_at, slowed_until) = (vec![0; n], Time(0), Time(0));
+        Pacer { most, now: most, interval, datagram_max, budget, refill_at, slowed_until }
     }
 
     /// A message was lost, or so it seems.
@@ -64,61 +46,56 @@ impl Pacer {
         self.now = (self.now + self.most / Self::STEPS).min(self.most);
     }
 
-    /// When fragments may leave again.
-    pub(super) fn next(&self) -> Time {
-        if self.queue.is_empty() { Time::NEVER } else { self.refill_at }
+    /// When more may leave.
+    pub(super) fn refill_at(&self) -> Time {
+        self.refill_at
     }
 
-    /// Until the last byte queued leaves.
-    pub(super) fn drain_time(&self) -> Duration {
-        let most = self.backlog.iter().max().copied().unwrap_or(0);
-        self.interval.saturating_mul(u32::try_from(most.div_ceil(self.now)).unwrap_or(u32::MAX))
+    /// Until so many bytes have left to one receiver.
+    pub(super) fn time_for(&self, bytes: usize) -> Duration {
+        self.interval.saturating_mul(u32::try_from(bytes.div_ceil(self.now)).unwrap_or(u32::MAX))
     }
 
-    pub(super) fn release(&mut self, now: Time, outbox: &mut Vec<Outgoing>) {
-        if self.queue.is_empty() {
-            return;
-        }
+    /// Another interval may have begun.
+    pub(super) fn refill(&mut self, now: Time) {
         if now >= self.refill_at {
             // Below a datagram an interval, what may leave adds up to one.
             let full = self.now.max(self.datagram_max);
             self.budget.iter_mut().for_each(|budget| *budget = (*budget + self.now).min(full));
             self.refill_at = now + self.interval;
         }
-        while let Some((to, fragment)) = self.queue.front() {
-            let (to, len) = (usize::from(to.0), fragment.len());
-            if self.budget[to] < len {
-                break;
-            }
-            self.budget[to] -= len;
-            self.backlog[to] -= len;
-            outbox.extend(self.queue.pop_front().map(|(_, fragment)| fragment));
+    }
+
+    /// Whether so many bytes may leave to `to` now.
+    pub(super) fn has(&self, to: ReplicaId, bytes: usize) -> bool {
+        self.budget[usize::from(to.0)] >= bytes
+    }
+
+    /// They leave, if they may.
+    pub(super) fn take(&mut self, to: ReplicaId, bytes: usize) -> bool {
+        let has = self.has(to, bytes);
+        if has {
+            self.budget[usize::from(to.0)] -= bytes;
         }
+        has
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transport::{Head, Peer};
 
     const MS: u64 = 1_000_000;
     const TO: ReplicaId = ReplicaId(1);
-
-    fn fragment(len: usize) -> Outgoing {
-        Outgoing { to: Peer::Replica(TO), head: Head::EMPTY, body: vec![0; len].into() }
-    }
 
     /// Bytes that leave in a second.
     fn rate(pacer: &mut Pacer, from: u64) -> usize {
         let mut sent = 0;
         for ms in 0..1_000 {
-            while pacer.backlog[1] < 200_000 {
-                pacer.push(TO, fragment(1_000));
+            pacer.refill(Time((from + ms) * MS));
+            while pacer.take(TO, 1_000) {
+                sent += 1_000;
             }
-            let mut outbox = Vec::new();
-            pacer.release(Time((from + ms) * MS), &mut outbox);
-            sent += outbox.iter().map(Outgoing::len).sum::<usize>();
         }
         sent
     }
@@ -128,7 +105,7 @@ mod tests {
         let mut pacer = Pacer::new(4, 64_000, Duration::from_millis(1), 1_452);
         let near = |rate: usize, wanted: usize| (wanted * 97 / 100..=wanted + 64_000).contains(&rate);
         assert!(near(rate(&mut pacer, 0), 64_000_000));
-        assert_eq!(pacer.drain_time(), Duration::from_millis(pacer.backlog[1].div_ceil(64_000) as u64));
+        assert_eq!(pacer.time_for(640_001), Duration::from_millis(11));
         // Twice in one round counts once.
         pacer.lost(Time(2_000 * MS));
         pacer.lost(Time(2_019 * MS));
@@ -138,7 +115,7 @@ mod tests {
         }
         let least = rate(&mut pacer, 5_000);
         assert!(near(least, 1_024_000), "less than a datagram in an interval, and still something: {least}");
-        assert_eq!(pacer.next(), Time(6_000 * MS));
+        assert_eq!(pacer.refill_at(), Time(6_000 * MS));
         for _ in 0..16 {
             pacer.arrived();
         }

@@ -6,9 +6,14 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rtt {
     smoothed: Option<(Duration, Duration)>,
+    /// Sends that the last answered request took beyond one: until one is answered that was sent once, no timeout is
+    /// shorter than that request's last. (Else a round trip beyond the timeout is never sampled, and all is sent twice.)
+    backoff: u32,
 }
 
 impl Rtt {
+    /// The middle of the jitter.
+    pub(crate) const NO_JITTER: u64 = 200;
     const FIRST: Duration = Duration::from_millis(60);
     const MIN: Duration = Duration::from_millis(25);
     const MAX: Duration = Duration::from_millis(500);
@@ -17,10 +22,16 @@ impl Rtt {
 
     /// Takes the round trip of a request that was sent once (Karn: others are ambiguous).
     pub(crate) fn sample(&mut self, rtt: Duration) {
+        self.backoff = 0;
         self.smoothed = Some(match self.smoothed {
             None => (rtt, rtt / 2),
             Some((srtt, var)) => ((srtt * 7 + rtt) / 8, (var * 3 + srtt.abs_diff(rtt)) / 4),
         });
+    }
+
+    /// A request was answered that had to be sent again so often: which send it was that was answered, nobody knows.
+    pub(crate) fn ambiguous(&mut self, retransmissions: u32) {
+        self.backoff = retransmissions;
     }
 
     /// The smoothed round trip, if there are samples.
@@ -38,7 +49,7 @@ impl Rtt {
     /// The timeout after `retransmissions` vain sends more than one. `random` is uniform.
     pub(crate) fn timeout(&self, retransmissions: u32, random: u64) -> Duration {
         let base = self.smoothed.map_or(Self::FIRST, |(srtt, var)| srtt + 4 * var);
-        let doubled = base.max(Self::MIN).saturating_mul(1 << retransmissions.min(8)).min(Self::MAX);
+        let doubled = base.max(Self::MIN).saturating_mul(1 << retransmissions.max(self.backoff).min(8)).min(Self::MAX);
         doubled * (800 + (random % 401) as u32) / 1_000
     }
 }
@@ -66,6 +77,15 @@ mod tests {
         }
         let settled = rtt.timeout(0, 200);
         assert!(settled >= ms(99) && settled < ms(110), "{settled:?}");
+    }
+
+    #[test]
+    fn p02_a_round_trip_above_the_timeout_is_sampled_in_the_end() {
+        let mut rtt = Rtt::default();
+        rtt.ambiguous(2);
+        assert_eq!([0, 1, 2, 3].map(|again| rtt.timeout(again, 200)), [240, 240, 240, 480].map(ms));
+        rtt.sample(ms(150));
+        assert_eq!(rtt.timeout(0, 200), ms(450), "srtt + 4 rttvar");
     }
 
     #[test]

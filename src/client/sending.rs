@@ -3,16 +3,16 @@
 use std::mem;
 use std::time::Duration;
 
+use super::bulk::{Bulk, Heard};
 use super::completion::RequestId;
 use super::config::EndpointConfig;
-use super::pace::Pacer;
 use super::request::{Outstanding, Requests};
 use crate::auth::{Clients, Keyring, Principal};
 use crate::transport::{Head, Outgoing, Peer};
 use crate::types::{ClusterSize, ReplicaId, ReplicaSet, Time};
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
 use crate::wire::pack::REQUEST_HEAD;
-use crate::wire::{PackBuilder, Request};
+use crate::wire::{PackBuilder, Receipt, Request};
 
 /// How a request goes out. Requests of one way share packs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -25,6 +25,8 @@ pub(crate) enum Way {
     Call,
     /// A session-open: signed, to all.
     Open,
+    /// A retransmission of what nobody has answered: signed, to all (P2).
+    Unanswered,
     /// A retransmission: signed, to all, asking for whole results (P2, P7).
     Again,
     /// A query: under a vector, to those that its request names (P6).
@@ -35,13 +37,22 @@ pub(crate) enum Way {
     QueryAgain,
 }
 
-const WAYS: [Way; 8] =
-    [Way::First, Way::FirstWhole, Way::Call, Way::Open, Way::Again, Way::Query, Way::QueryWhole, Way::QueryAgain];
+const WAYS: [Way; 9] = [
+    Way::First,
+    Way::FirstWhole,
+    Way::Call,
+    Way::Open,
+    Way::Unanswered,
+    Way::Again,
+    Way::Query,
+    Way::QueryWhole,
+    Way::QueryAgain,
+];
 
 impl Way {
     fn is_again(self) -> bool {
         match self {
-            Way::Again | Way::QueryAgain => true,
+            Way::Unanswered | Way::Again | Way::QueryAgain => true,
             Way::First | Way::FirstWhole | Way::Call | Way::Open | Way::Query | Way::QueryWhole => false,
         }
     }
@@ -49,27 +60,29 @@ impl Way {
     fn wants_whole(self) -> bool {
         match self {
             Way::FirstWhole | Way::Again | Way::QueryWhole | Way::QueryAgain => true,
-            Way::First | Way::Call | Way::Open | Way::Query => false,
+            Way::First | Way::Call | Way::Open | Way::Unanswered | Way::Query => false,
         }
     }
 
     fn is_to_primary(self) -> bool {
         match self {
             Way::First | Way::FirstWhole => true,
-            Way::Call | Way::Open | Way::Again | Way::Query | Way::QueryWhole | Way::QueryAgain => false,
+            Way::Call | Way::Open | Way::Unanswered | Way::Again => false,
+            Way::Query | Way::QueryWhole | Way::QueryAgain => false,
         }
     }
 
     fn is_to_chosen(self) -> bool {
         match self {
             Way::Query | Way::QueryWhole => true,
-            Way::First | Way::FirstWhole | Way::Call | Way::Open | Way::Again | Way::QueryAgain => false,
+            Way::First | Way::FirstWhole | Way::Call | Way::Open => false,
+            Way::Unanswered | Way::Again | Way::QueryAgain => false,
         }
     }
 
     fn is_signed(self) -> bool {
         match self {
-            Way::Open | Way::Again | Way::QueryAgain => true,
+            Way::Open | Way::Unanswered | Way::Again | Way::QueryAgain => true,
             Way::First | Way::FirstWhole | Way::Call | Way::Query | Way::QueryWhole => false,
         }
     }
@@ -103,7 +116,7 @@ pub(crate) struct Sender {
     queues: [Vec<RequestId>; WAYS.len()],
     builder: PackBuilder,
     next_message: u64,
-    pacer: Pacer,
+    bulk: Bulk,
     now: Time,
     /// A signed pack has left: an open cluster can know us.
     introduced: bool,
@@ -127,7 +140,7 @@ impl Sender {
             queues: Default::default(),
             builder: PackBuilder::new(client, endpoint),
             next_message: 1,
-            pacer: Pacer::new(size.n(), config.pace_bytes, config.pace_interval, config.datagram_max),
+            bulk: Bulk::new(size, config),
             now: Time(0),
             introduced: false,
             call: Call::None,
@@ -148,7 +161,7 @@ impl Sender {
 
     /// When fragments may leave again.
     pub(crate) fn next(&self) -> Time {
-        self.pacer.next()
+        self.bulk.next()
     }
 
     /// Sends what is queued and what the pace allows. Names the requests sent, each with the time until its last byte
@@ -173,7 +186,7 @@ impl Sender {
             queued.clear();
             self.queues[way as usize] = queued;
         }
-        self.pacer.release(now, outbox);
+        self.bulk.release(now, keyring, outbox);
         mem::take(&mut self.sent)
     }
 
@@ -267,32 +280,40 @@ impl Sender {
             self.sent.extend(ids.iter().map(|&id| (id, Duration::ZERO)));
             return;
         }
-        let heads: Vec<(Principal, Head)> =
-            receivers.map(|r| (Principal::Replica(r), keyring.seal_pack_hop(r, &pack))).collect();
-        if let (true, [id]) = (way.is_again(), ids)
-            && let Some(r) = requests.get_mut(*id)
-        {
-            self.pacer.lost(self.now);
+        // What does not fit a datagram has a pack of its own; others of these ids may be over.
+        let is_in = |id: &RequestId| requests.get(*id).is_some_and(|r| r.number.is_some());
+        let Some(id) = ids.iter().copied().find(is_in) else { return };
+        let Some(r) = requests.get_mut(id) else { return };
+        let heads: Vec<(ReplicaId, Head)> = receivers.map(|r| (r, keyring.seal_pack_hop(r, &pack))).collect();
+        self.bulk.withdraw(id);
+        if way.is_again() {
+            self.bulk.lost(self.now);
             // Who answered has had it all: only a new number makes it answer again.
-            let (answered, silent): (Vec<_>, Vec<_>) =
-                heads.into_iter().partition(|(to, _)| replica(*to).is_some_and(|to| r.certificate.has(to)));
+            let (answered, silent): (Vec<_>, Vec<_>) = heads.into_iter().partition(|(to, _)| r.certificate.has(*to));
             let repeat = self.repeat(r);
-            self.cut(keyring, repeat, &silent, body);
+            self.bulk.push(repeat, id, silent.into_iter(), body.clone(), true);
             let fresh = self.fresh_message();
-            self.cut(keyring, fresh, &answered, body);
+            self.bulk.push(fresh, id, answered.into_iter(), body.clone(), true);
         } else {
             let fresh = self.fresh_message();
-            self.cut(keyring, fresh, &heads, body);
+            self.bulk.push(fresh, id, heads.into_iter(), body.clone(), false);
         }
-        let after = self.pacer.drain_time();
-        self.sent.extend(ids.iter().map(|&id| (id, after)));
+        self.sent.push((id, self.bulk.drain_time()));
     }
 
-    /// A request was answered that was sent once.
-    pub(crate) fn answered(&mut self, op_len: usize) {
-        if op_len > self.datagram_max {
-            self.pacer.arrived();
-        }
+    /// The request is over. `at_once`: it was sent once, and answered.
+    pub(crate) fn over(&mut self, request: RequestId, at_once: bool) {
+        self.bulk.answered(request, at_once);
+    }
+
+    /// Pieces that were sent to one replica again.
+    pub(crate) fn pieces_again(&self) -> u64 {
+        self.bulk.pieces_again
+    }
+
+    /// A replica says what it has of a large request.
+    pub(crate) fn on_receipt(&mut self, now: Time, from: ReplicaId, receipt: &Receipt) -> Option<Heard> {
+        self.bulk.on_receipt(now, from, receipt)
     }
 
     fn fresh_message(&mut self) -> u64 {
@@ -307,20 +328,5 @@ impl Sender {
         };
         r.repeat = Some(repeat);
         repeat.message
-    }
-
-    fn cut(&mut self, keyring: &Keyring, message: u64, heads: &[(Principal, Head)], body: &bytes::Bytes) {
-        keyring.fragment(message, self.datagram_max, heads, body, |to, head, body| {
-            if let Some(to) = replica(to) {
-                self.pacer.push(to, Outgoing { to: Peer::Replica(to), head, body });
-            }
-        });
-    }
-}
-
-fn replica(principal: Principal) -> Option<ReplicaId> {
-    match principal {
-        Principal::Replica(id) => Some(id),
-        Principal::Client(..) => None,
     }
 }

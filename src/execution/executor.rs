@@ -13,7 +13,7 @@ use super::service::{NotReadOnly, Service};
 use super::sessions::{Owner, Session, Sessions, Standing};
 use crate::auth::Verified;
 use crate::state::{Page, State};
-use crate::types::{Position, SeqNum, SessionId, Time, View};
+use crate::types::{Executed, Position, SeqNum, SessionId, Time, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind, Request, RequestKind};
 
 /// The execution role of one replica: a service, its state, and the sessions that make execution exactly once.
@@ -44,6 +44,8 @@ pub struct Executor<S> {
     /// The state waits to be replaced.
     halted: bool,
     stopped: Option<(Position, String)>,
+    /// Bytes of results of the batch that is executed.
+    result_bytes: usize,
     counters: ExecutorCounters,
 }
 
@@ -117,6 +119,7 @@ impl<S: Service> Executor<S> {
             sealed: None,
             halted: false,
             stopped: None,
+            result_bytes: 0,
             counters: ExecutorCounters::default(),
         })
     }
@@ -251,6 +254,7 @@ impl<S: Service> Executor<S> {
         }
         self.counters.batches += 1;
 
+        self.result_bytes = 0;
         let mut index = 0;
         for pack in batch.packs() {
             for request in pack.requests() {
@@ -263,7 +267,7 @@ impl<S: Service> Executor<S> {
                 index += 1;
             }
         }
-        out.push(Output::Executed(n));
+        out.push(Output::Executed(Executed { n, requests: index, result_bytes: self.result_bytes }));
         if !tentative {
             self.seal_if_due(out);
         }
@@ -402,13 +406,16 @@ impl<S: Service> Executor<S> {
 
     /// A reply is tentative if its batch is: also that of a duplicate (P5).
     fn reply(
-        &self,
+        &mut self,
         request: &Request<'_>,
         asked: Asked<'_>,
         position: Position,
         outcome: Outcome,
         out: &mut Vec<Output>,
     ) {
+        if let Outcome::Done(bytes) = &outcome {
+            self.result_bytes += bytes.len();
+        }
         let kind = match self.tentative && position.batch() == self.executed {
             true => ReplyKind::Tentative,
             false => ReplyKind::Committed,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::auth::Verified;
 use crate::state::Page;
-use crate::types::{ClientId, Digest, EndpointId, Position, ReplicaId, SeqNum, SessionId, View};
+use crate::types::{ClientId, Digest, EndpointId, Executed, Position, ReplicaId, SeqNum, SessionId, View};
 use crate::wire::{Batch, Outcome, Pack, ReplyKind};
 
 /// Work for the execution role, in the order in which it must be done.
@@ -75,8 +75,8 @@ pub enum Command {
 pub enum Output {
     /// One reply for a client endpoint.
     Reply(Reply),
-    /// Batch `n` was executed.
-    Executed(SeqNum),
+    /// A batch was executed.
+    Executed(Executed),
     /// The pack of [`Command::Admit`] holds a request that would execute now: order it.
     Unexecuted(Verified<Pack>),
     /// Nothing in the pack of [`Command::Admit`] with this digest would execute any more.

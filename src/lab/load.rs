@@ -147,6 +147,8 @@ pub struct Measured {
     pub hedges: u64,
     /// Ordered requests for which the reserve was called (P53).
     pub summons: u64,
+    /// Pieces of large requests that one replica missed, and was sent again, over the whole run (P54).
+    pub pieces_again: u64,
     /// Queries that had to be ordered, over the whole run.
     pub fallbacks: u64,
     /// The clients' packet path.
@@ -188,6 +190,7 @@ struct Tally {
     retransmissions: u64,
     hedges: u64,
     summons: u64,
+    pieces_again: u64,
     fallbacks: u64,
     transport: &'static str,
 }
@@ -240,6 +243,7 @@ pub fn run(
             whole.retransmissions += tally.retransmissions;
             whole.hedges += tally.hedges;
             whole.summons += tally.summons;
+            whole.pieces_again += tally.pieces_again;
             whole.fallbacks += tally.fallbacks;
             whole.transport = tally.transport;
             for (said, count) in tally.errors_said {
@@ -258,6 +262,7 @@ pub fn run(
             retransmissions: whole.retransmissions,
             hedges: whole.hedges,
             summons: whole.summons,
+            pieces_again: whole.pieces_again,
             fallbacks: whole.fallbacks,
             transport: whole.transport,
             cpu_clients,
@@ -409,6 +414,7 @@ fn drive(
         tally.retransmissions += stats.retransmissions;
         tally.hedges += stats.hedges;
         tally.summons += stats.summons;
+        tally.pieces_again += stats.pieces_again;
         tally.fallbacks += stats.fallbacks;
     }
     Ok(tally)

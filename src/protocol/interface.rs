@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::auth::Verified;
-use crate::types::{Digest, ReplicaId, SeqNum, View};
+use crate::types::{Digest, Executed, ReplicaId, SeqNum, View};
 use crate::wire::{Batch, Claim, Message, NewView, Pack, Signed, SignedCheckpoint, ViewChange};
 
 /// Something that happened, for [`super::Agreement::handle`].
@@ -43,8 +43,8 @@ pub enum Event {
     /// A replica has started for the so-manyth time, says its NEW-KEY (P40). What it said in earlier lives is behind
     /// this, and nothing of them comes any more.
     Boot(ReplicaId, u64),
-    /// Batch `n` was executed, tentatively or not, by the execution role.
-    Executed(SeqNum),
+    /// A batch was executed, tentatively or not, by the execution role.
+    Executed(Executed),
     /// What [`Action::Persist`] asked for is on disk.
     Persisted(PersistToken),
     /// The state that [`Action::Transfer`] asked for is in the hands of the execution role, in place of its own (P38).

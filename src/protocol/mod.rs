@@ -20,7 +20,7 @@ pub mod view_change;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use crate::types::{Digest, ReplicaId, SeqNum, Time, View};
+use crate::types::{Digest, Executed, ReplicaId, SeqNum, Time, View};
 use crate::wire::{Choice, Message, PrePrepare, SignedCheckpoint, Vote};
 pub use certificate::Certificate;
 use checkpoints::Checkpoints;
@@ -78,6 +78,8 @@ pub struct Agreement {
     tentative: Option<Digest>,
     /// The last batch of which the execution role said that it is executed.
     execution_done: SeqNum,
+    /// Bytes of a result, of late.
+    result_bytes: usize,
 
     /// COMMITs that wait for a ride (P52), and until when.
     held_commits: Vec<Vote>,
@@ -259,6 +261,7 @@ impl Agreement {
             last_executed: SeqNum(0),
             tentative: None,
             execution_done: SeqNum(0),
+            result_bytes: 0,
             held_commits: Vec::new(),
             held_until: Time::NEVER,
             reserve: Reserve::default(),
@@ -338,7 +341,7 @@ impl Agreement {
         self.advance(now);
         match event {
             Event::Persisted(token) => self.on_persisted(token),
-            Event::Executed(n) => self.on_executed(n),
+            Event::Executed(executed) => self.on_executed(executed),
             Event::Boot(from, boot) => self.on_boot(from, boot),
             Event::Claim(claim) => self.on_claim(claim.into_inner()),
             Event::Settled(digest) => self.on_settled(digest),
@@ -572,7 +575,10 @@ impl Agreement {
         self.close_boots(from);
     }
 
-    fn on_executed(&mut self, n: SeqNum) {
-        self.execution_done = self.execution_done.max(n);
+    fn on_executed(&mut self, executed: Executed) {
+        self.execution_done = self.execution_done.max(executed.n);
+        let mean = executed.result_bytes / executed.requests.max(1);
+        // It grows at once and shrinks little by little.
+        self.result_bytes = mean.max((7 * self.result_bytes + mean) / 8);
     }
 }

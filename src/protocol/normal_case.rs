@@ -123,7 +123,7 @@ impl Agreement {
         while !self.queue.is_empty() && self.may_propose() {
             let packs = self.queue.take(
                 limits::BATCH_PACKS_MAX,
-                self.config.batch_requests_max,
+                self.batch_requests(),
                 self.config.batch_bytes_max,
                 self.config.inline_max,
             );
@@ -150,11 +150,16 @@ impl Agreement {
             && next.0 <= self.execution_done.0 + self.config.pipeline_max
     }
 
+    /// Requests of a batch: no more than give so many bytes of results, or all others would wait while it is executed.
+    fn batch_requests(&self) -> usize {
+        let by_results = limits::BATCH_RESULTS / self.result_bytes.max(1);
+        self.config.batch_requests_max.min(by_results.max(1))
+    }
+
     fn may_propose(&self) -> bool {
         // A batch may have become committed by the word of others (P51) before it was prepared here.
         let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
-        let full = self.queue.requests() >= self.config.batch_requests_max
-            || self.queue.bytes() >= self.config.batch_bytes_max;
+        let full = self.queue.requests() >= self.batch_requests() || self.queue.bytes() >= self.config.batch_bytes_max;
         self.has_room() && (idle || full)
     }
 

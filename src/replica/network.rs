@@ -14,6 +14,7 @@ mod company;
 mod kept;
 mod pacer;
 mod peers;
+mod receipts;
 mod resent;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub use pacer::Pace;
 use pacer::Pacer;
 use peers::Rate;
 use peers::{ClientPeers, Quota, Sender};
+use receipts::Receipts;
 pub use resent::Resent;
 
 use crate::auth::{AuthMode, Keyring, Learned, Opened, Part, Principal, Reject, Rejects, Verified};
@@ -67,6 +69,9 @@ pub struct NetworkConfig {
     /// looked at for the rest of the window (P40). Far more than a correct sender's lost keys explain, and as many as
     /// fill a core: it bounds who guesses, not who is heard.
     pub bad_macs: Rate,
+    /// Bytes of clients' large messages that may be on their way here at once (P54): what half of a socket's buffer
+    /// holds.
+    pub credit: usize,
     /// How fragments leave.
     pub pace: Pace,
 }
@@ -83,6 +88,7 @@ impl Default for NetworkConfig {
             signatures: Rate { count: 256, window },
             newcomers: Rate { count: 256, window },
             bad_macs: Rate { count: 32_768, window },
+            credit: 2 << 20,
             pace: Pace::default(),
         }
     }
@@ -103,6 +109,9 @@ impl NetworkConfig {
         }
         if self.clients_reassembly_max < self.client_reassembly.bytes_max {
             return Err("clients_reassembly_max must be at least what one client may hold".to_owned());
+        }
+        if self.credit < limits::DATAGRAM_MIN {
+            return Err(format!("credit is {} bytes; it must be at least {}", self.credit, limits::DATAGRAM_MIN));
         }
         if self.pace.waiting_max < 2 * limits::MESSAGE_MAX || self.pace.total_max < self.pace.waiting_max {
             return Err("two messages of the largest size must be allowed to wait for a receiver".to_owned());
@@ -175,6 +184,7 @@ pub struct Network {
     kept: Kept,
     /// When something large last arrived, or a piece of it.
     bulk_at: Time,
+    receipts: Receipts,
     announcer: Announcer,
     /// Our key for client endpoints that do not know it.
     told: Vec<Outgoing>,
@@ -236,6 +246,7 @@ impl Network {
             replies: BTreeMap::new(),
             kept: Kept::default(),
             bulk_at: Time(0),
+            receipts: Receipts::new(config.credit),
             announcer: Announcer::new(size.n(), size.others(me).filter(|_| keys.epoch() > 0)),
             told: Vec::new(),
             guesses: vec![Quota::default(); size.n() + 1],
@@ -397,12 +408,12 @@ impl Network {
                 }
             }
             Opened::Pack { pack, hop } => self.on_pack(now, from, &pack, hop, inbound),
-            Opened::Replies(_) => self.rejects.count(Reject::WrongRole),
+            Opened::Replies(_) | Opened::Receipt { .. } => self.rejects.count(Reject::WrongRole),
             Opened::NewKey { key, ours } => self.on_new_key(now, &key, ours, inbound),
             Opened::Fragment { from: sender, header, piece } => {
-                let Some(whole) = self.reassemble(now, sender, header, &piece) else { return };
+                let Some(whole) = self.reassemble(now, from, sender, header, &piece) else { return };
                 match self.keys.open(&whole) {
-                    Ok(Opened::Fragment { .. } | Opened::NewKey { .. }) => {
+                    Ok(Opened::Fragment { .. } | Opened::NewKey { .. } | Opened::Receipt { .. }) => {
                         self.caught(sender, Reject::Malformed(Malformed::Inconsistent));
                     }
                     // A sender's pieces speak for it alone.
@@ -508,7 +519,14 @@ impl Network {
         }
     }
 
-    fn reassemble(&mut self, now: Time, sender: Principal, header: FragmentHeader, piece: &[u8]) -> Option<Bytes> {
+    fn reassemble(
+        &mut self,
+        now: Time,
+        from: Peer,
+        sender: Principal,
+        header: FragmentHeader,
+        piece: &[u8],
+    ) -> Option<Bytes> {
         let mut dropped = 0;
         self.bulk_at = now;
         let result = match sender {
@@ -516,6 +534,7 @@ impl Network {
                 self.replicas[usize::from(id.0)].reassembler.insert(now, 0, header, piece, &mut dropped)
             }
             Principal::Client(client, endpoint) => {
+                self.receipts.note((client, endpoint, header.message), from, header);
                 self.clients.reassemble(now, (client, endpoint), header, piece, &mut dropped)
             }
         };
@@ -614,7 +633,12 @@ impl Network {
 
     /// When [`flush`](Self::flush) must run again.
     pub fn deadline(&self) -> Time {
-        self.pacer.deadline().min(self.sweep_at).min(self.announcer.deadline()).min(self.company.deadline())
+        self.pacer
+            .deadline()
+            .min(self.sweep_at)
+            .min(self.announcer.deadline())
+            .min(self.company.deadline())
+            .min(self.receipts.deadline())
     }
 
     /// Appends everything that is to be sent to `out`.
@@ -625,9 +649,21 @@ impl Network {
             let key = self.keys.seal_new_key(Principal::Replica(id));
             out.extend(key.map(|(head, body)| Outgoing { to: Peer::Replica(id), head, body }));
         }
+        self.flush_receipts(now, out);
         self.flush_replies(now, out);
         self.flush_envelopes(now, out);
         self.pacer.release(now, out);
+    }
+
+    fn flush_receipts(&mut self, now: Time, out: &mut Vec<Outgoing>) {
+        let (clients, keys) = (&self.clients, &self.keys);
+        let progress = |key: &_| clients.progress(key);
+        self.receipts.flush(now, progress, |(client, endpoint, _), from, receipt| {
+            // A stranger can send an old piece again, from anywhere: where the endpoint proved to be counts for more.
+            let to = clients.address(client, endpoint).unwrap_or(from);
+            let sealed = keys.seal_receipt(Principal::Client(client, endpoint), &receipt);
+            out.extend(sealed.map(|(head, body)| Outgoing { to, head, body }));
+        });
     }
 
     fn head_len(&self) -> usize {
@@ -762,12 +798,15 @@ impl Network {
             _ => self.next_message,
         };
         let (pacer, rejects) = (&mut self.pacer, &mut self.rejects);
+        // What is sent again while it still waits to leave need not wait twice.
+        let is_new = |to: &Principal| address(*to).is_none_or(|peer| !pacer.has_queued(peer, number));
+        let heads: Vec<_> = heads.iter().filter(|(to, _)| is_new(to)).copied().collect();
         let has_room = |to: &Principal| address(*to).is_some_and(|peer| pacer.has_room(peer, body.len()));
         let receivers: Vec<_> = heads.iter().filter(|(to, _)| has_room(to)).copied().collect();
         rejects.add(Reject::SendQuota, (heads.len() - receivers.len()) as u64);
         self.keys.fragment(number, self.config.datagram_max, &receivers, &body, |to, head, body| {
             if let Some(to) = address(to) {
-                pacer.push(Outgoing { to, head, body });
+                pacer.push(number, Outgoing { to, head, body });
             }
         });
     }

@@ -8,7 +8,7 @@ use crate::types::ReplicaId;
 use crate::wire::frame::Messages;
 use crate::wire::header::{Parts, Principal};
 use crate::wire::{
-    Committed, Header, Kind, Malformed, Message, NewKey, Outcome, Pack, ReplyKind, ReplyPack, ReplyResult,
+    Committed, Header, Kind, Malformed, Message, NewKey, Outcome, Pack, Receipt, ReplyKind, ReplyPack, ReplyResult,
     SignedCheckpoint, StateContent, Vote,
 };
 
@@ -26,6 +26,13 @@ pub fn describe(datagram: &Bytes) -> String {
             None => "fragment".to_owned(),
         },
         Kind::Envelope => envelope(&header, parts.body),
+        Kind::Receipt => match Receipt::decode(&parts.body) {
+            Ok(Receipt { message, start, granted, pieces }) => {
+                let (here, count) = (pieces.len(), pieces.count());
+                format!("receipt {here} of {count} of message {message}, granted {granted}, start {start} B")
+            }
+            Err(malformed) => format!("malformed receipt: {malformed}"),
+        },
         Kind::NewKey => match new_key(&header, &parts) {
             Ok(key) => format!("new-key epoch {} boot {} of {}", key.epoch, key.boot, key.replica),
             Err(malformed) => format!("malformed new-key: {malformed}"),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::header::{FRAGMENT_HEADER, HEADER, MAC};
-use super::{FragmentHeader, Malformed};
+use super::{FragmentHeader, Malformed, Pieces};
 use crate::limits;
 use crate::types::Time;
 
@@ -135,7 +135,7 @@ impl ReassemblyLimits {
 struct Partial {
     plan: FragmentPlan,
     buffer: Vec<u8>,
-    have: Vec<u64>,
+    pieces: Pieces,
     missing: usize,
     begun: Time,
     touched: Time,
@@ -194,6 +194,21 @@ impl Reassembler {
         Ok(Assembled::Complete(Bytes::from(whole.buffer)))
     }
 
+    /// What is here of an unfinished message.
+    pub fn pieces(&self, origin: u64, message: u64) -> Option<&Pieces> {
+        self.partial.get(&(origin, message)).map(|partial| &partial.pieces)
+    }
+
+    /// When a piece of an unfinished message last came.
+    pub fn touched(&self) -> Option<Time> {
+        self.partial.values().map(|partial| partial.touched).max()
+    }
+
+    /// Whether the message was completed lately.
+    pub fn has_completed(&self, origin: u64, message: u64) -> bool {
+        self.completed.contains(&(origin, message))
+    }
+
     /// Drops what has timed out; how many messages.
     pub fn expire(&mut self, now: Time) -> u64 {
         let timeout = self.limits.timeout;
@@ -244,17 +259,14 @@ impl Partial {
         // Zeroed large blocks come from the system untouched: a liar that announces much and sends little costs address
         // space, not memory.
         let buffer = vec![0; plan.total];
-        let have = vec![0; plan.count.div_ceil(64)];
-        Partial { plan, buffer, have, missing: plan.count, begun: now, touched: now }
+        Partial { plan, buffer, pieces: Pieces::none(plan.count), missing: plan.count, begun: now, touched: now }
     }
 
     /// False if the piece was there.
     fn insert(&mut self, index: usize, piece: &[u8]) -> bool {
-        let (word, bit) = (index / 64, 1u64 << (index % 64));
-        if self.have[word] & bit != 0 {
+        if !self.pieces.insert(index) {
             return false;
         }
-        self.have[word] |= bit;
         self.buffer[self.plan.range(index)].copy_from_slice(piece);
         self.missing -= 1;
         true

@@ -7,7 +7,7 @@
 //! 32 sender epoch u32 | 36 receiver epoch u32
 //! 40 kind fragment only: message u64 | index u16 | count u16 | total u32
 //!    proof: 8 bytes (MAC) or 64 (signature)
-//!    body: frames (envelope), a pack, a slice of the datagram that was cut (fragment), or a key (NEW-KEY)
+//!    body: frames (envelope), a pack, a slice of the datagram that was cut (fragment), a key (NEW-KEY), or a receipt
 //! ```
 
 use bytes::Bytes;
@@ -49,6 +49,8 @@ pub enum Kind {
     Fragment = 3,
     /// A replica's new key, signed (P40).
     NewKey = 4,
+    /// What a replica has of a client's large message (P54).
+    Receipt = 5,
 }
 
 /// How a datagram's last hop is proved.
@@ -149,6 +151,7 @@ impl Header {
             2 => Kind::Pack,
             3 => Kind::Fragment,
             4 => Kind::NewKey,
+            5 => Kind::Receipt,
             _ => return Err(Malformed::UnknownTag),
         };
         let proof = match reader.u8()? {
@@ -173,8 +176,8 @@ impl Header {
         // for want of another.
         match (kind, proof) {
             (Kind::Envelope, _) | (Kind::NewKey, ProofKind::Signature) => {}
-            (Kind::Pack | Kind::Fragment, ProofKind::Mac) => {}
-            (Kind::NewKey, ProofKind::Mac) | (Kind::Pack | Kind::Fragment, ProofKind::Signature) => {
+            (Kind::Pack | Kind::Fragment | Kind::Receipt, ProofKind::Mac) => {}
+            (Kind::NewKey, ProofKind::Mac) | (Kind::Pack | Kind::Fragment | Kind::Receipt, ProofKind::Signature) => {
                 return Err(Malformed::Inconsistent);
             }
         }
@@ -279,7 +282,7 @@ impl Parts {
         reader.take(HEADER)?;
         let fragment = match header.kind {
             Kind::Fragment => Some(FragmentHeader::decode(&mut reader)?),
-            Kind::Envelope | Kind::Pack | Kind::NewKey => None,
+            Kind::Envelope | Kind::Pack | Kind::NewKey | Kind::Receipt => None,
         };
         let proof_at = reader.position();
         reader.take(header.proof.len())?;

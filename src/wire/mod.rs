@@ -11,6 +11,7 @@
 //! | [`signed`] | view-changes and new-views |
 //! | [`pack`] | a client's pack and its proof |
 //! | [`new_key`] | the body of a NEW-KEY datagram |
+//! | [`receipt`] | the body of a RECEIPT datagram |
 //! | [`fragment`] | how a message larger than a datagram is cut and put together |
 //!
 //! Decoding never panics, never reads past its input, and allocates only in proportion to bytes that have arrived
@@ -24,6 +25,7 @@ pub mod header;
 pub mod message;
 pub mod new_key;
 pub mod pack;
+pub mod receipt;
 pub mod replies;
 pub mod signed;
 #[cfg(test)]
@@ -40,6 +42,7 @@ pub use message::{
 };
 pub use new_key::NewKey;
 pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
+pub use receipt::{Pieces, Receipt};
 pub use replies::{ReplyFrame, ReplyView, ResultView, decode_replies};
 pub use signed::{Claim, Entry, NewView, Signed, Statement, ViewChange};
 

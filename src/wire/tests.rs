@@ -384,7 +384,7 @@ proptest! {
     }
 
     #[test]
-    fn headers_survive_the_wire(kind in 0..4usize, replica in 0..64u8, ids: [u64; 3], epochs: [u32; 2], shape in 0..3) {
+    fn headers_survive_the_wire(kind in 0..5usize, replica in 0..64u8, ids: [u64; 3], epochs: [u32; 2], shape in 0..3) {
         let replica = Principal::Replica(ReplicaId(replica));
         let client = Principal::Client(ClientId(ids[0]), EndpointId(ids[1]));
         let (sender, receiver) = match shape {
@@ -392,7 +392,7 @@ proptest! {
             1 => (client, replica),
             _ => (replica, Principal::Replica(ReplicaId(63))),
         };
-        let kind = [Kind::Envelope, Kind::Pack, Kind::Fragment, Kind::NewKey][kind];
+        let kind = [Kind::Envelope, Kind::Pack, Kind::Fragment, Kind::NewKey, Kind::Receipt][kind];
         let proof = if kind == Kind::NewKey { ProofKind::Signature } else { ProofKind::Mac };
         let [sender_epoch, receiver_epoch] = epochs;
         let header =

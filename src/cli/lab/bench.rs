@@ -133,6 +133,7 @@ struct Report {
     hedges: u64,
     /// Ordered requests for which the reserve was called, over the whole run.
     summons: u64,
+    pieces_again: u64,
     /// Queries that had to be ordered, over the whole run.
     fallbacks: u64,
     /// Views that were left, over the whole run.
@@ -436,6 +437,7 @@ fn report(
         retransmissions: measured.retransmissions,
         hedges: measured.hedges,
         summons: measured.summons,
+        pieces_again: measured.pieces_again,
         fallbacks: measured.fallbacks,
         view_changes: status::view(cluster.size, after.iter())
             .saturating_sub(status::view(cluster.size, before.iter())),

@@ -6,12 +6,13 @@ use bytes::Bytes;
 
 use super::Endpoint;
 use crate::auth::{Learned, Opened, Principal, Reject, Replies};
-use crate::client::certificate::{Accepted, Inserted, Verdict};
+use crate::client::certificate::{Accepted, Certificate, Inserted, Verdict};
 use crate::client::completion::{RequestError, RequestId, Session};
+use crate::client::rtt::Rtt;
 use crate::client::session::{Live, Phase};
 use crate::types::{ReplicaId, SessionId, Time, View};
 use crate::wire::fragment::Assembled;
-use crate::wire::{NewKey, Outcome, Refusal, ReplyKind, ReplyView, RequestKind};
+use crate::wire::{NewKey, Outcome, Receipt, Refusal, ReplyKind, ReplyView, RequestKind, ResultView};
 
 impl Endpoint {
     pub(super) fn on_datagram(&mut self, bytes: &Bytes) {
@@ -29,6 +30,7 @@ impl Endpoint {
                 }
             }
             Ok(Opened::NewKey { key, .. }) => self.on_new_key(&key),
+            Ok(Opened::Receipt { from, receipt }) => self.on_receipt(from, &receipt),
             Ok(Opened::Fragment { from: Principal::Client(..), .. } | Opened::Envelope(_) | Opened::Pack { .. }) => {
                 self.stats.rejects.count(Reject::WrongRole);
             }
@@ -40,10 +42,36 @@ impl Endpoint {
     fn on_reassembled(&mut self, whole: &Bytes) {
         match self.keyring.open(whole) {
             Ok(Opened::Replies(replies)) => self.on_envelope(replies),
-            Ok(Opened::Fragment { .. } | Opened::Envelope(_) | Opened::Pack { .. } | Opened::NewKey { .. }) => {
+            Ok(
+                Opened::Fragment { .. }
+                | Opened::Envelope(_)
+                | Opened::Pack { .. }
+                | Opened::NewKey { .. }
+                | Opened::Receipt { .. },
+            ) => {
                 self.stats.rejects.count(Reject::WrongRole);
             }
             Err(reject) => self.stats.rejects.count(reject),
+        }
+    }
+
+    /// P54: while replicas say what they have of a large request, it is not sent again.
+    fn on_receipt(&mut self, from: ReplicaId, receipt: &Receipt) {
+        self.health[usize::from(from.0)].last_heard = Some(self.now);
+        let Some(heard) = self.sender.on_receipt(self.now, from, receipt) else { return };
+        let Some(r) = self.requests.get_mut(heard.request) else { return };
+        let Some(sent_at) = r.sent_at else { return };
+        let patience = match r.kind {
+            RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge() + Self::RECEIPTS_APART / 4,
+            _ if heard.complete => self.rtt.timeout(r.retransmissions, Rtt::NO_JITTER),
+            RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
+                Self::RECEIPTS_APART
+            }
+        };
+        let until = (heard.at + patience).min(sent_at + Self::RECEIPTS_FOR).min(r.deadline);
+        if until > r.due {
+            r.due = until;
+            self.timers.push(until, heard.request, &self.requests);
         }
     }
 
@@ -134,6 +162,9 @@ impl Endpoint {
     }
 
     fn on_reply(&mut self, from: ReplicaId, view: View, request: RequestId, reply: &ReplyView<'_>) {
+        if matches!(reply.result, ResultView::Gone) {
+            return self.on_gone(from, view, request, reply);
+        }
         let Some(r) = self.requests.get_mut(request) else { return };
         let held = &mut self.held[usize::from(from.0)];
         let before = r.certificate.held(from);
@@ -164,11 +195,32 @@ impl Endpoint {
         }
     }
 
+    /// P4: the result is not kept there any more. It may be on its way all the same, sent when the operation was executed.
+    fn on_gone(&mut self, from: ReplicaId, view: View, request: RequestId, reply: &ReplyView<'_>) {
+        let is_arriving = self.is_arriving(request);
+        let Some(r) = self.requests.get_mut(request) else { return };
+        let rule = r.certificate.rule();
+        let gone = r.gone.get_or_insert_with(|| Certificate::new(self.size, rule));
+        if gone.insert(from, view, reply, 0) == Inserted::Repeated {
+            self.stats.rejects.repeated += 1;
+        }
+        if let (Verdict::Accepted(accepted), false) = (gone.verdict(), is_arriving) {
+            self.drop_held(request);
+            let Some(r) = self.requests.get_mut(request) else { return };
+            if let Some(gone) = r.gone.take() {
+                r.certificate = gone;
+            }
+            self.on_accepted(request, &accepted);
+        }
+    }
+
     fn on_accepted(&mut self, request: RequestId, accepted: &Accepted) {
         let Some(r) = self.requests.get(request) else { return };
         if let (0, false, Some(sent_at)) = (r.retransmissions, r.fell_back, r.sent_at) {
             self.rtt.sample(self.now.since(sent_at));
-            self.sender.answered(r.op.len());
+            self.sender.over(request, true);
+        } else if r.kind == RequestKind::Ordered {
+            self.rtt.ambiguous(r.retransmissions);
         }
         for replica in r.certificate.contradicting(accepted).iter() {
             self.health[usize::from(replica.0)].contradicted += 1;

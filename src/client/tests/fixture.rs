@@ -11,7 +11,11 @@ use crate::client::{Completion, Endpoint, EndpointConfig, RequestError, Session}
 use crate::transport::{Datagram, Machine, Outgoing, Peer};
 use crate::types::{Digest, EndpointId, Position, ReplicaId, SeqNum, SessionId, Time, View};
 use crate::wire::fragment::{Assembled, ReassemblyLimits};
-use crate::wire::{FrameBuffer, Outcome, Reassembler, ReplyEntry, ReplyKind, ReplyResult, RequestKind, pack::Pack};
+use crate::wire::header::Parts;
+use crate::wire::pack::Pack;
+use crate::wire::{
+    FrameBuffer, Header, Outcome, Reassembler, Receipt, ReplyEntry, ReplyKind, ReplyResult, RequestKind,
+};
 
 pub(super) const READ_ONLY: ReplyKind = ReplyKind::ReadOnly;
 pub(super) const TENTATIVE: ReplyKind = ReplyKind::Tentative;
@@ -123,7 +127,9 @@ impl Stage {
                     self.hear(to, opened, heard);
                 }
             }
-            Opened::Envelope(_) | Opened::Replies(_) | Opened::NewKey { .. } => panic!("clients send packs"),
+            Opened::Envelope(_) | Opened::Replies(_) | Opened::NewKey { .. } | Opened::Receipt { .. } => {
+                panic!("clients send packs")
+            }
         }
     }
 
@@ -170,6 +176,26 @@ impl Stage {
         keyring.fragment(self.messages, 1_452, &[(self.me, head)], &body, |_, head, body| {
             inbox.push(Datagram { from: peer, bytes: [head.as_slice(), &body].concat().into() });
         });
+    }
+
+    /// Replica `from` says what it has of a large message; it arrives with the next turn.
+    pub(super) fn receipt(&mut self, from: u8, receipt: &Receipt) {
+        let keyring = &self.replicas[usize::from(from)];
+        let (head, body) = keyring.seal_receipt(self.me, receipt).expect("the replica has heard the client");
+        let bytes = [head.as_slice(), &body].concat().into();
+        self.inbox.push(Datagram { from: Peer::Replica(ReplicaId(from)), bytes });
+    }
+
+    /// The pieces of large messages that left in the last turn: to whom, of which message, which, of how many.
+    pub(super) fn pieces(&self) -> Vec<(u8, u64, usize, usize)> {
+        let piece = |out: &Outgoing| {
+            let bytes = out.to_bytes();
+            let header = Header::parse(&bytes).unwrap();
+            let Peer::Replica(to) = out.to else { panic!("clients speak to replicas") };
+            let fragment = Parts::split(header, &bytes).unwrap().fragment?;
+            Some((to.0, fragment.message, usize::from(fragment.index), usize::from(fragment.count)))
+        };
+        self.sent.iter().filter_map(piece).collect()
     }
 
     /// Replica `id` starts again, and says so with the next turn.

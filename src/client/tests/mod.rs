@@ -1,5 +1,6 @@
 //! An endpoint against scripted replicas with real keys: what it sends, and what it believes.
 
+mod bulk;
 mod fixture;
 mod keys;
 mod ordered;

@@ -9,7 +9,7 @@ use crate::client::{EndpointConfig, RequestError, SubmitError};
 use crate::limits;
 use crate::transport::Machine;
 use crate::types::{ClusterSize, Position, ReplicaId, ReplicaSet, SeqNum, SessionId, View};
-use crate::wire::{Outcome, ReplyKind, ReplyResult, RequestKind, default_replier};
+use crate::wire::{Outcome, Pieces, Receipt, ReplyKind, ReplyResult, RequestKind, default_replier};
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -25,7 +25,7 @@ fn p02_the_first_send_is_a_vector_to_the_believed_primary() {
 }
 
 #[test]
-fn p02_retransmissions_are_signed_to_all_ask_for_the_whole_and_back_off() {
+fn p02_retransmissions_are_signed_to_all_and_back_off() {
     let mut stage = Stage::new(config());
     let session = stage.open(8);
     stage.endpoint.submit(session, Bytes::from_static(b"op")).unwrap();
@@ -33,7 +33,7 @@ fn p02_retransmissions_are_signed_to_all_ask_for_the_whole_and_back_off() {
     let again = stage.pass(3_000 * MS);
     let mut rounds: Vec<Duration> = Vec::new();
     for chunk in again.chunks(4) {
-        assert!(chunk.iter().all(|(at, h)| *at == chunk[0].0 && h.signed && h.full));
+        assert!(chunk.iter().all(|(at, h)| *at == chunk[0].0 && h.signed && !h.full));
         assert_eq!(chunk.iter().map(|(_, h)| h.to).collect::<Vec<_>>(), [0, 1, 2, 3]);
         rounds.push(chunk[0].0);
     }
@@ -92,6 +92,13 @@ fn p03_large_operations_leave_at_a_pace_and_arrive_whole() {
     let session = stage.open(1);
     stage.endpoint.submit(session, vec![7; limits::OPERATION_MAX].into()).unwrap();
     assert!(stage.turn().is_empty());
+    let (_, message, _, count) = stage.pieces()[0];
+    for from in [0, 1, 2] {
+        let granted = count as u16;
+        stage.receipt(from, &Receipt { message, start: 0, granted, pieces: Pieces::none(count) });
+    }
+    stage.now = stage.now + config().pace_interval;
+    stage.turn();
     let per_turn = stage.sent.iter().filter(|o| o.to == stage.sent[0].to).map(|o| o.len()).sum::<usize>();
     assert!(per_turn <= config().pace_bytes, "{per_turn}");
     let heard = stage.pass(20 * MS);
@@ -334,6 +341,83 @@ fn p44_a_request_that_failed_leaves_no_result_behind() {
     stage.pass(100 * MS);
     assert!(matches!(stage.completion().unwrap().result, Err(RequestError::Timeout { .. })));
     assert_eq!(stage.endpoint.spare_held(), 0);
+}
+
+#[test]
+fn p07_a_retransmission_asks_everyone_for_the_whole_once_somebody_has_answered() {
+    let mut stage = Stage::new(config());
+    let session = stage.open(1);
+    stage.endpoint.submit(session, Bytes::new()).unwrap();
+    stage.turn();
+    assert!(stage.pass(40 * MS).iter().all(|(_, h)| h.signed && !h.full), "it may be on its way");
+    stage.say(2, 0, &[digest(1, TENTATIVE, b"r")]);
+    let again = stage.pass(200 * MS);
+    assert!(again.len() >= 4 && again.iter().all(|(_, h)| h.signed && h.full));
+}
+
+#[test]
+fn p07_a_large_result_that_arrives_piece_by_piece_is_not_asked_for_again() {
+    let result = vec![7; 100_000];
+    let replier = default_replier(SESSION, 1, View(0), ClusterSize::tolerating(1).unwrap()).0;
+    let rest = [0, 1, 2].map(|id| (replier + 1 + id) % 4);
+    // The replier's pieces come 60 ms apart; or stop; or go on beyond a second; or it alone has answered at all.
+    for (pieces, others, wait, asks_again) in
+        [(5, 2, 90, false), (1, 2, 200, true), (40, 2, 90, true), (5, 1, 90, true)]
+    {
+        let mut stage = Stage::new(config());
+        let session = stage.open(1);
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        stage.turn();
+        stage.say(replier, 0, &[full(1, TENTATIVE, &result)]);
+        let mut arriving = std::mem::take(stage.arriving()).into_iter();
+        for &from in &rest[..others] {
+            stage.say(from, 0, &[digest(1, TENTATIVE, &result)]);
+        }
+        for _ in 0..pieces {
+            stage.arriving().extend(arriving.next());
+            stage.pass(60 * MS);
+        }
+        assert!(arriving.len() > 10);
+        stage.pass(wait * MS);
+        assert_eq!(stage.endpoint.stats().retransmissions > 0, asks_again, "{pieces} pieces, {others} others");
+        stage.arriving().extend(arriving);
+        for from in rest {
+            stage.say(from, 0, &[digest(1, TENTATIVE, &result)]);
+        }
+        assert_eq!(stage.result(), Ok(result.clone().into()));
+    }
+}
+
+#[test]
+fn p04_a_result_that_is_gone_may_be_on_its_way() {
+    let result = vec![7; 100_000];
+    let gone = || entry(SESSION, 1, COMMITTED, 5, ReplyResult::Full(Outcome::Gone));
+    let replier = default_replier(SESSION, 1, View(0), ClusterSize::tolerating(1).unwrap()).0;
+    let others = [0, 1, 2].map(|id| (replier + 1 + id) % 4);
+    for arrives in [true, false] {
+        let mut stage = Stage::new(config());
+        let session = stage.open(1);
+        stage.endpoint.submit(session, Bytes::new()).unwrap();
+        stage.turn();
+        stage.say(replier, 0, &[full(1, TENTATIVE, &result)]);
+        let rest = stage.arriving().split_off(if arrives { 10 } else { 0 });
+        for from in others {
+            stage.say(from, 0, &[digest(1, TENTATIVE, &result)]);
+        }
+        stage.turn();
+        for from in others {
+            stage.say(from, 0, &[gone()]);
+        }
+        stage.turn();
+        if arrives {
+            stage.nothing();
+            stage.arriving().extend(rest);
+            assert_eq!(stage.result(), Ok(result.clone().into()), "nobody takes back what was said before");
+        } else {
+            let position = Position::new(SeqNum(5), 0);
+            assert_eq!(stage.completion().unwrap().result, Err(RequestError::ResultGone { position }));
+        }
+    }
 }
 
 #[test]

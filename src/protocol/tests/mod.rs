@@ -19,7 +19,7 @@ mod view_timer;
 
 use super::*;
 use crate::auth::{Principal, Verified};
-use crate::types::{ClientId, ClusterSize, EndpointId, SessionId};
+use crate::types::{ClientId, ClusterSize, EndpointId, Executed, SessionId};
 use crate::wire::{
     Batch, Claim, Committed, Entry, NewView, Pack, PackBuilder, Proof, Proposed, Request, RequestKind, Signed,
     SignedCheckpoint, Status, ViewChange, WantedViewChange,
@@ -263,7 +263,7 @@ impl One {
                 Action::Execute { n, tentative, .. } => {
                     self.did.push(if tentative { Did::Tentative(n.0) } else { Did::Committed(n.0) });
                     if !self.lags {
-                        self.core.handle(self.now, Event::Executed(n));
+                        self.core.handle(self.now, executed(n.0));
                     }
                 }
                 Action::Commit(n) => self.did.push(Did::Committed(n.0)),
@@ -341,4 +341,9 @@ fn status(executed: u64, stable: u64) -> Status {
         prepared,
         committed,
     }
+}
+
+/// Batch `n` was executed: one request, with a result of no bytes.
+fn executed(n: u64) -> Event {
+    Event::Executed(Executed { n: SeqNum(n), requests: 1, result_bytes: 0 })
 }

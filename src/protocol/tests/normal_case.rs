@@ -208,9 +208,39 @@ fn p10_p21_a_primary_runs_no_further_ahead_of_execution_than_its_pipeline() {
         }
     }
     assert_eq!((primary.core.last_executed(), primary.core.last_proposed), (SeqNum(8), SeqNum(8)));
-    primary.event(Event::Executed(SeqNum(1)));
+    primary.event(executed(1));
     assert_eq!(primary.core.last_proposed, SeqNum(9));
     assert_eq!((primary.core.counters().proposed, primary.core.counters().committed), (9, 8));
+}
+
+#[test]
+fn p10_what_has_large_results_comes_in_small_batches() {
+    let mut primary = One::new(0);
+    let mut proposed = 0;
+    let mut batch = |primary: &mut One, result_bytes: usize| {
+        // One is under way; the others wait for it, or for a full batch.
+        for _ in 0..20 {
+            proposed += 1;
+            primary.request(pack(1, proposed, 8));
+        }
+        let mut sizes = Vec::new();
+        while primary.core.last_executed() < primary.core.last_proposed {
+            let n = primary.core.last_executed().next().0;
+            let slot = primary.core.log.get(SeqNum(n)).unwrap();
+            let d = slot.pre_prepare.unwrap().1;
+            let requests = slot.body(d).unwrap().packs().len();
+            sizes.push(requests);
+            for backup in [1, 2] {
+                primary.message(backup, Message::Prepare(vote(n, d))).message(backup, Message::Commit(vote(n, d)));
+            }
+            let result_bytes = result_bytes * requests;
+            primary.event(Event::Executed(Executed { n: SeqNum(n), requests, result_bytes }));
+        }
+        sizes.into_iter().max()
+    };
+    assert_eq!(batch(&mut primary, 8), Some(19));
+    assert_eq!(batch(&mut primary, 1 << 20), Some(19), "nobody knew");
+    assert_eq!(batch(&mut primary, 1 << 20), Some(4));
 }
 
 #[test]

@@ -102,13 +102,13 @@ fn p26_what_arrived_is_handled_before_the_timer_fires() {
 #[test]
 fn p26_time_in_which_the_own_loop_stood_still_does_not_count() {
     let mut one = backup();
-    one.signed_request(pack(1, 1, 8)).stays(50).event(Event::Executed(SeqNum(0)));
+    one.signed_request(pack(1, 1, 8)).stays(50).event(executed(0));
     // 450 ms without a turn: 50 ms are left of the time.
     one.now = one.now + ms(450);
     one.stays(0).stays(49).goes(2);
     // A hiccup of 20 ms is none.
     let mut one = backup();
-    one.signed_request(pack(1, 1, 8)).stays(50).event(Event::Executed(SeqNum(0)));
+    one.signed_request(pack(1, 1, 8)).stays(50).event(executed(0));
     one.now = one.now + ms(T - 50 + 20);
     one.goes(0);
 }

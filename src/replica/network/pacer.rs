@@ -28,7 +28,8 @@ impl Default for Pace {
 
 #[derive(Debug, Default)]
 struct Lane {
-    queue: VecDeque<Outgoing>,
+    /// With the number of the message that it is a piece of.
+    queue: VecDeque<(u64, Outgoing)>,
     bytes: usize,
     began: Time,
     sent: usize,
@@ -53,11 +54,16 @@ impl Pacer {
         waiting + bytes <= self.pace.waiting_max && self.bytes + bytes <= self.pace.total_max
     }
 
-    pub(super) fn push(&mut self, fragment: Outgoing) {
+    /// Whether pieces of message `number` wait for `to`.
+    pub(super) fn has_queued(&self, to: Peer, number: u64) -> bool {
+        self.lanes.get(&to).is_some_and(|lane| lane.queue.iter().any(|(queued, _)| *queued == number))
+    }
+
+    pub(super) fn push(&mut self, number: u64, fragment: Outgoing) {
         let lane = self.lanes.entry(fragment.to).or_default();
         lane.bytes += fragment.len();
         self.bytes += fragment.len();
-        lane.queue.push_back(fragment);
+        lane.queue.push_back((number, fragment));
     }
 
     /// Releases what may leave now.
@@ -68,7 +74,7 @@ impl Pacer {
                 (lane.began, lane.sent) = (now, 0);
             }
             while lane.sent < pace.bytes
-                && let Some(fragment) = lane.queue.pop_front()
+                && let Some((_, fragment)) = lane.queue.pop_front()
             {
                 lane.sent += fragment.len();
                 lane.bytes -= fragment.len();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use super::receipts::{Key, Progress};
 use crate::auth::{CLIENTS_OPEN_MAX, ENDPOINTS_MAX};
 use crate::transport::Peer;
 use crate::types::{ClientId, EndpointId, Time};
@@ -139,6 +140,17 @@ impl ClientPeers {
             *dropped += 1;
         }
         result
+    }
+
+    /// What is here of a client's message.
+    pub(super) fn progress(&self, &(id, endpoint, message): &Key) -> Progress<'_> {
+        let Some(client) = self.clients.get(&id) else { return Progress::None };
+        let reassembler = &client.sender.reassembler;
+        match reassembler.pieces(endpoint.0, message) {
+            Some(pieces) => Progress::Partial(pieces),
+            None if reassembler.has_completed(endpoint.0, message) => Progress::Complete,
+            None => Progress::None,
+        }
     }
 
     /// Drops unfinished messages that timed out; how many, and whether any is left.

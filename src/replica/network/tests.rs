@@ -398,6 +398,28 @@ fn p02_nobody_uses_up_another_clients_quota() {
 }
 
 #[test]
+fn p21_a_reply_that_waits_to_leave_does_not_wait_twice() {
+    let (mut from, keys) = (network(0), client(100, AuthMode::Mac));
+    let asked = pack(&keys, RequestKind::Ordered, 1, b"op", false);
+    assert_eq!(receive(&mut from, NOW, pack_datagram(&keys, 0, &asked, 1)).len(), 1);
+    let answer = || Reply { full: true, ..reply(1, vec![7; 1 << 20]) };
+    let mut once = network(0);
+    receive(&mut once, NOW, pack_datagram(&keys, 0, &asked, 1));
+    once.reply(answer());
+    let count = flush(&mut once).len();
+    let mut out = Vec::new();
+    for _ in 0..3 {
+        from.reply(answer());
+        from.flush(NOW, &mut out);
+    }
+    assert!(out.len() < count);
+    out.extend(flush(&mut from));
+    assert_eq!(out.len(), count);
+    from.reply(answer());
+    assert_eq!(flush(&mut from).len(), count, "it has left, and may be lost");
+}
+
+#[test]
 fn p21_a_flooding_client_exhausts_its_own_reassembly_alone() {
     let config = NetworkConfig { clients_reassembly_max: 20 << 20, ..NetworkConfig::default() };
     let mut to = network_with(0, AuthMode::Mac, config);

@@ -38,7 +38,7 @@ use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
 use crate::runtime::{Error, LoopCounters, Stop, cores, drive};
 use crate::state::{Page, RegionId};
 use crate::transport::{Datagram, Machine, Outgoing, Peer, Transport, Wake, Woken};
-use crate::types::{ClusterSize, Digest, ReplicaId, SeqNum, Time};
+use crate::types::{ClusterSize, Digest, Executed, ReplicaId, SeqNum, Time};
 use crate::wire::{Claim, Message, Pack};
 
 /// Authentic items on their way to agreement.
@@ -90,7 +90,7 @@ enum Found {
 
 /// What execution tells agreement.
 enum Done {
-    Executed(SeqNum),
+    Executed(Executed),
     Unexecuted(Verified<Pack>),
     Settled(Digest),
 }

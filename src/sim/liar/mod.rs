@@ -185,7 +185,7 @@ impl<S: Service> Tongue<S> {
                     self.practices.iter_mut().for_each(|practice| practice.hear(message.get()));
                 }
             }
-            Ok(Opened::Replies(_) | Opened::Fragment { .. }) | Err(_) => {}
+            Ok(Opened::Replies(_) | Opened::Fragment { .. } | Opened::Receipt { .. }) | Err(_) => {}
         }
     }
 
@@ -201,7 +201,7 @@ impl<S: Service> Tongue<S> {
             (Kind::Envelope, Principal::Client(..)) => self.say_to_client(now, header.receiver, datagram),
             // Of messages that do not even fit the honest replica's datagrams it says nothing.
             (Kind::Fragment, _) => {}
-            (Kind::NewKey | Kind::Pack, _) => self.post(now, datagram),
+            (Kind::NewKey | Kind::Pack | Kind::Receipt, _) => self.post(now, datagram),
         }
     }
 

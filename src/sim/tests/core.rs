@@ -10,7 +10,9 @@ use std::time::Duration;
 use crate::auth::{Principal, Verified};
 use crate::protocol::{Action, Agreement, Config, Event, Notice, PersistToken};
 use crate::sim::agreement::{Agreement as Agreed, Disagreement};
-use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, ReplicaId, SeqNum, SessionId, Time, View};
+use crate::types::{
+    ClientId, ClusterSize, Digest, Domain, EndpointId, Executed, ReplicaId, SeqNum, SessionId, Time, View,
+};
 use crate::wire::{
     Batch, Claim, Message, NewView, Pack, PackBuilder, Proof, Request, RequestKind, Signed, SignedCheckpoint,
     ViewChange,
@@ -170,7 +172,7 @@ impl Core {
                         true => self.tentative = Some((n, batch)),
                         false => self.commit(now, n, &batch),
                     }
-                    self.agreement.handle(now, Event::Executed(n));
+                    self.agreement.handle(now, Event::Executed(Executed { n, requests: 1, result_bytes: 0 }));
                 }
                 Action::Commit(n) => {
                     let (at, batch) = self.tentative.take().expect("P16: it was executed tentatively");
