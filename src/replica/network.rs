@@ -58,7 +58,7 @@ pub struct NetworkConfig {
     pub replica_reassembly: ReassemblyLimits,
     /// Unfinished messages of each client identity.
     pub client_reassembly: ReassemblyLimits,
-    /// Bytes of unfinished messages of all clients together. Above it the client that holds most loses its oldest.
+    /// Bytes of unfinished messages of all clients together. Above it the client that holds most loses its newest.
     pub clients_reassembly_max: usize,
     /// Signatures of packs that are checked for one client (P2); in signature mode, where all are signed, 64 times as
     /// many. A replica that hands on packs may hand on so many bad ones: a correct one hands on none.
@@ -82,7 +82,8 @@ impl Default for NetworkConfig {
         NetworkConfig {
             datagram_max: 1_452,
             replica_reassembly: ReassemblyLimits::default(),
-            client_reassembly: ReassemblyLimits::default(),
+            // Many endpoints may share an identity.
+            client_reassembly: ReassemblyLimits { bytes_max: 64 << 20, ..ReassemblyLimits::default() },
             clients_reassembly_max: 256 << 20,
             // A tenth of a core: 37 µs each.
             signatures: Rate { count: 256, window },

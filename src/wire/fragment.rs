@@ -141,6 +141,9 @@ struct Partial {
     touched: Time,
 }
 
+/// An unfinished message that had no piece for so long makes room for another.
+const STALE: Duration = Duration::from_millis(100);
+
 /// Completed messages that are remembered.
 const COMPLETED_KEPT: usize = 64;
 
@@ -152,7 +155,8 @@ impl Reassembler {
     }
 
     /// Takes a piece. Message numbers are distinct within an `origin`: a client endpoint, or 0 for a replica. To make
-    /// room for a new message the oldest unfinished ones go; how many is added to `dropped`.
+    /// room for a new message those go that had no piece for longest, if that is long; else there is none, for what moves
+    /// on would never be completed if what begins put it out. How many were dropped is added to `dropped`.
     ///
     /// # Errors
     /// [`Malformed`] if the header contradicts itself, the piece, or earlier pieces of the message.
@@ -174,7 +178,11 @@ impl Reassembler {
             return Ok(Assembled::Partial);
         }
         if !self.partial.contains_key(&key) {
-            *dropped += self.expire(now) + self.make_room(plan.total);
+            *dropped += self.expire(now);
+            if !self.make_room(now, plan.total, dropped) {
+                *dropped += 1;
+                return Ok(Assembled::Partial);
+            }
             self.bytes += plan.total;
             self.partial.insert(key, Partial::new(plan, now));
         }
@@ -232,19 +240,24 @@ impl Reassembler {
         self.partial.is_empty()
     }
 
-    /// Drops the unfinished message that was begun first. False if there is none.
-    pub fn evict_oldest(&mut self) -> bool {
-        let oldest = self.partial.iter().min_by_key(|(_, partial)| partial.begun).map(|(&key, _)| key);
-        oldest.is_some_and(|key| self.remove(key).is_some())
+    /// Drops the unfinished message that was begun last: the others are nearer to their end. False if there is none.
+    pub fn evict_newest(&mut self) -> bool {
+        let newest = self.partial.iter().max_by_key(|(_, partial)| partial.begun).map(|(&key, _)| key);
+        newest.is_some_and(|key| self.remove(key).is_some())
     }
 
-    fn make_room(&mut self, total: usize) -> u64 {
-        let mut dropped = 0;
+    /// False if there is none.
+    fn make_room(&mut self, now: Time, total: usize, dropped: &mut u64) -> bool {
         while self.partial.len() >= self.limits.entries_max || self.bytes + total > self.limits.bytes_max {
-            assert!(self.evict_oldest(), "an empty reassembler has room for any message");
-            dropped += 1;
+            let stalest = self.partial.iter().min_by_key(|(_, partial)| partial.touched);
+            let (&key, partial) = stalest.expect("an empty reassembler has room for any message");
+            if now.since(partial.touched) < STALE {
+                return false;
+            }
+            self.remove(key);
+            *dropped += 1;
         }
-        dropped
+        true
     }
 
     fn remove(&mut self, key: Key) -> Option<Partial> {

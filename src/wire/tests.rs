@@ -535,24 +535,27 @@ fn p44_views_and_sequence_numbers_that_nothing_could_follow_are_malformed() {
 }
 
 #[test]
-fn p21_the_oldest_unfinished_message_makes_room() {
+fn p21_a_message_that_stands_still_makes_room_and_one_that_moves_on_does_not() {
     let limits = ReassemblyLimits { entries_max: 2, ..ReassemblyLimits::default() };
     let mut reassembler = Reassembler::new(limits);
     let plan = FragmentPlan::new(3_000, limits::DATAGRAM_MIN);
     let mut dropped = 0;
-    let mut insert = |message: u64, index: usize, at: u64| {
+    let mut insert = |message: u64, index: usize, ms: u64| {
         let piece = vec![7; plan.range(index).len()];
-        reassembler.insert(Time(at), 0, plan.header(message, index), &piece, &mut dropped).unwrap()
+        reassembler.insert(Time(ms * 1_000_000), 0, plan.header(message, index), &piece, &mut dropped).unwrap()
     };
     assert_eq!(plan.count(), 3);
     insert(1, 0, 10);
     insert(2, 0, 20);
-    insert(1, 1, 25);
-    insert(3, 0, 30); // 1 goes: it was begun first
-    insert(2, 1, 40);
-    assert!(matches!(insert(2, 2, 50), Assembled::Complete(_)));
-    assert_eq!(insert(1, 2, 60), Assembled::Partial);
-    assert_eq!(dropped, 1);
+    insert(1, 1, 90);
+    insert(3, 0, 119); // it has to wait
+    insert(3, 0, 120); // 2 goes
+    assert!(matches!(insert(1, 2, 121), Assembled::Complete(_)));
+    insert(2, 1, 122);
+    insert(3, 1, 123);
+    assert!(matches!(insert(3, 2, 124), Assembled::Complete(_)));
+    assert_eq!(insert(2, 2, 125), Assembled::Partial);
+    assert_eq!(dropped, 2);
 }
 
 #[test]

@@ -117,7 +117,7 @@ impl ClientPeers {
         self.clients.get(&id)?.endpoints.get(&endpoint).map(|(peer, _)| *peer)
     }
 
-    /// A piece of a client's message. If clients together hold too much, who holds most loses its oldest.
+    /// A piece of a client's message. If clients together hold too much, who holds most loses its newest.
     pub(super) fn reassemble(
         &mut self,
         now: Time,
@@ -135,7 +135,7 @@ impl ClientPeers {
             let reassemblers = self.clients.values_mut().map(|client| &mut client.sender.reassembler);
             let greediest = reassemblers.max_by_key(|reassembler| reassembler.bytes()).expect("a client holds them");
             let before = greediest.bytes();
-            assert!(greediest.evict_oldest(), "who holds bytes holds a message");
+            assert!(greediest.evict_newest(), "who holds bytes holds a message");
             self.bytes -= before - greediest.bytes();
             *dropped += 1;
         }

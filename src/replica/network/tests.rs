@@ -421,7 +421,8 @@ fn p21_a_reply_that_waits_to_leave_does_not_wait_twice() {
 
 #[test]
 fn p21_a_flooding_client_exhausts_its_own_reassembly_alone() {
-    let config = NetworkConfig { clients_reassembly_max: 20 << 20, ..NetworkConfig::default() };
+    let client_reassembly = ReassemblyLimits::default();
+    let config = NetworkConfig { client_reassembly, clients_reassembly_max: 20 << 20, ..NetworkConfig::default() };
     let mut to = network_with(0, AuthMode::Mac, config);
     let (flooder, other) = (client(100, AuthMode::Mac), client(101, AuthMode::Mac));
     let op = vec![7; 1 << 20];
