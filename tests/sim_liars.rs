@@ -147,3 +147,26 @@ fn p53_the_reserve_answers_when_the_preferred_do_not() {
         assert!(with_reserve < at_once * 5 / 4, "liar {liar:?}, silent {silent:?}: {with_reserve:?}, not {at_once:?}");
     }
 }
+
+/// P54: who lies about what it has of large requests, and what may leave, delays them by little. In virtual time.
+#[test]
+fn p54_receipts_that_lie_cost_little() {
+    let took = |liar: Option<u8>| {
+        let liars =
+            liar.map(|id| Liar { replica: ReplicaId(id), lies: vec![Lie::Receipts], permille: 1_000, twin: false });
+        let mut config =
+            Config { clients: 4, window: 1, operations: 10, liars: liars.into_iter().collect(), ..Config::calm() };
+        config.world.link.mtu = 9_000;
+        let keys = Keys::new(config.size, config.clients, config.auth);
+        let simulation = Simulation::with_keys(1, config, &keys, || Tally, Tally::workload(1_000_000, 0));
+        let report = simulation.model(TallyModel::default()).run().unwrap_or_else(|failure| panic!("{failure}"));
+        assert_eq!(report.operations, 40);
+        report.took
+    };
+    let honest = took(None);
+    for liar in 0..4 {
+        let with_liar = took(Some(liar));
+        eprintln!("liar {liar}: {with_liar:?}, without one {honest:?}");
+        assert!(with_liar < honest * 3 / 2, "liar {liar}: {with_liar:?}, not {honest:?}");
+    }
+}

@@ -38,8 +38,8 @@ struct Leaving {
     next: usize,
     credit: usize,
     left_at: Time,
-    /// The request was answered: it goes on for those that have not all of it, and not for long.
-    answered: bool,
+    /// The request is over: it goes on for those that have not all of it, and not for long.
+    over: bool,
     receivers: Vec<Receiver>,
 }
 
@@ -137,7 +137,7 @@ impl Bulk {
             next: 0,
             credit,
             left_at: Time(0),
-            answered: false,
+            over: false,
             receivers,
         });
     }
@@ -147,10 +147,11 @@ impl Bulk {
         self.messages.retain(|m| m.request != request);
     }
 
-    /// The request is over: whoever has not all of it still gets it, so that it need not ask other replicas.
-    pub(super) fn answered(&mut self, request: RequestId, at_once: bool) {
+    /// The request is over, `at_once` if it was answered and sent once: whoever has not all of it still gets it, so that it
+    /// need not ask other replicas.
+    pub(super) fn over(&mut self, request: RequestId, at_once: bool) {
         for m in self.messages.iter_mut().filter(|m| m.request == request) {
-            m.answered = true;
+            m.over = true;
             m.credit = m.plan.count();
             if at_once {
                 self.pacer.arrived();
@@ -240,7 +241,7 @@ impl Bulk {
         self.messages.retain(|m| {
             let left = m.next == m.plan.count();
             let needed = m.receivers.iter().any(|r| !r.has_all) && now.since(m.left_at) < Self::LINGER;
-            !(m.answered && left) || needed
+            !(m.over && left) || needed
         });
     }
 }

@@ -303,7 +303,7 @@ impl Sender {
 
     /// The request is over. `at_once`: it was sent once, and answered.
     pub(crate) fn over(&mut self, request: RequestId, at_once: bool) {
-        self.bulk.answered(request, at_once);
+        self.bulk.over(request, at_once);
     }
 
     /// Pieces that were sent to one replica again.

@@ -26,7 +26,7 @@ use crate::transport::{Datagram, Head, Machine, Outgoing};
 use crate::types::{ReplicaId, Time};
 use crate::wire::frame::Messages;
 use crate::wire::header::{HEADER, MAC, SIGNATURE};
-use crate::wire::{FrameBuffer, Header, Kind, Message, ReplyPack};
+use crate::wire::{FrameBuffer, Header, Kind, Message, Receipt, ReplyPack};
 
 /// A way to lie.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -57,10 +57,12 @@ pub enum Lie {
     Replay,
     /// Any field of any message changed.
     Mutate,
+    /// Of clients' large messages: that nothing is here, or all; that nothing may leave, or all.
+    Receipts,
 }
 
 impl Lie {
-    /// All of them.
+    /// All that are told where nothing is large.
     pub const ALL: [Lie; 13] = [
         Lie::Equivocate,
         Lie::Votes,
@@ -92,6 +94,7 @@ impl Lie {
             Lie::Garble => Box::new(network::Garble),
             Lie::Replay => Box::new(network::Replay::default()),
             Lie::Mutate => Box::new(mutate::Mutate),
+            Lie::Receipts => Box::new(replies::Receipts),
         }
     }
 }
@@ -120,6 +123,11 @@ trait Practice {
     /// Replies to a client.
     fn reply(&mut self, _: &mut Craft<'_>, replies: ReplyPack) -> Option<ReplyPack> {
         Some(replies)
+    }
+
+    /// What it has of a client's message.
+    fn receipt(&mut self, _: &mut Craft<'_>, receipt: Receipt) -> Receipt {
+        receipt
     }
 
     /// A datagram, sealed and to be sent at `at`.
@@ -201,7 +209,8 @@ impl<S: Service> Tongue<S> {
             (Kind::Envelope, Principal::Client(..)) => self.say_to_client(now, header.receiver, datagram),
             // Of messages that do not even fit the honest replica's datagrams it says nothing.
             (Kind::Fragment, _) => {}
-            (Kind::NewKey | Kind::Pack | Kind::Receipt, _) => self.post(now, datagram),
+            (Kind::Receipt, to) => self.say_receipt(now, to, &datagram),
+            (Kind::NewKey | Kind::Pack, _) => self.post(now, datagram),
         }
     }
 
@@ -234,6 +243,17 @@ impl<S: Service> Tongue<S> {
             }
         }
         self.seal(now, to, datagram, frames);
+    }
+
+    fn say_receipt(&mut self, now: Time, to: Principal, datagram: &Outgoing) {
+        let Ok(mut receipt) = Receipt::decode(&datagram.body) else { return };
+        for practice in &mut self.practices {
+            let mut craft = Tongue::<S>::craft(&self.keys, &self.signer, &mut self.rng, now, self.permille);
+            receipt = practice.receipt(&mut craft, receipt);
+        }
+        if let Some((head, body)) = self.keys.seal_receipt(to, &receipt) {
+            self.post(now, Outgoing { to: datagram.to, head, body });
+        }
     }
 
     /// Sends `frames` to whom `datagram` was for, in as many datagrams as it takes.

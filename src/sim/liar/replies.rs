@@ -3,7 +3,9 @@
 use super::Practice;
 use super::craft::Craft;
 use crate::types::{Position, ReplicaId, SeqNum, View};
-use crate::wire::{Message, Outcome, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult, StableAnswer};
+use crate::wire::{
+    Message, Outcome, Pieces, Receipt, Refusal, ReplyEntry, ReplyKind, ReplyPack, ReplyResult, StableAnswer,
+};
 
 const KINDS: [ReplyKind; 4] =
     [ReplyKind::ReadOnly, ReplyKind::TentativeRead, ReplyKind::Tentative, ReplyKind::Committed];
@@ -22,6 +24,21 @@ impl Practice for Replies {
             }
         }
         Some(pack)
+    }
+}
+
+/// Wrong receipts.
+pub(super) struct Receipts;
+
+impl Practice for Receipts {
+    fn receipt(&mut self, craft: &mut Craft<'_>, mut receipt: Receipt) -> Receipt {
+        if craft.lies() {
+            let count = receipt.pieces.count();
+            receipt.pieces = if craft.rng.chance(500) { Pieces::none(count) } else { Pieces::all(count) };
+            receipt.granted = if craft.rng.chance(500) { 0 } else { count as u16 };
+            receipt.start = craft.rng.below(1 << 32) as u32;
+        }
+        receipt
     }
 }
 
