@@ -90,11 +90,15 @@ pub fn run(args: &Mount) -> Result<(), Error> {
     stop.wakes(Arc::new(Unmount { unmounter, mountpoint: args.mountpoint.clone() }));
     let signals = StopOnSignals::new(stop.clone())?;
     if args.until_stdin_closes {
-        stop_with_stdin(stop)?;
+        stop_with_stdin(stop.clone())?;
     }
     let keeper = Keeper::start(locks).map_err(Error::system("start a thread"))?;
     line(format!("{path} is {what}"))?;
-    let served = session.run().map_err(Error::system(format!("serve {path}")));
+    let served = match session.run() {
+        // The kernel's other word for a mount that is gone: whoever read while it was taken apart hears this one.
+        Err(error) if stop.is_stopped() && error.raw_os_error() == Some(libc::ECONNABORTED) => Ok(()),
+        served => served.map_err(Error::system(format!("serve {path}"))),
+    };
     drop(signals);
     keeper.end();
     served
