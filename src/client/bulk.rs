@@ -97,8 +97,8 @@ impl Bulk {
         }
     }
 
-    /// Sends `body` under `heads`, instead of what is on its way for this request under another number. `again`: nobody
-    /// may have answered, so it does not wait for grants.
+    /// Sends `body` under `heads`, instead of what is on its way for this request under another number. `again`: by P2, so
+    /// that it waits for nobody's grant.
     pub(super) fn push(
         &mut self,
         message: u64,
@@ -127,7 +127,7 @@ impl Bulk {
             .collect();
         let Some(first) = receivers.first() else { return };
         let plan = FragmentPlan::new(first.head.1.as_slice().len() + body.len(), self.datagram_max);
-        let all = again || body.len() <= BULK_UNASKED || receivers.len() < self.size.quorum();
+        let all = again || plan.total() <= BULK_UNASKED || receivers.len() < self.size.quorum();
         let credit = if all { plan.count() } else { (start / self.datagram_max).clamp(1, plan.count()) };
         self.messages.push_back(Leaving {
             message,
@@ -147,16 +147,17 @@ impl Bulk {
         self.messages.retain(|m| m.request != request);
     }
 
-    /// The request is over, `at_once` if it was answered and sent once: whoever has not all of it still gets it, so that it
-    /// need not ask other replicas.
-    pub(super) fn over(&mut self, request: RequestId, at_once: bool) {
+    /// The request is over: whoever has not all of it still gets it, so that it need not ask other replicas.
+    pub(super) fn over(&mut self, request: RequestId) {
         for m in self.messages.iter_mut().filter(|m| m.request == request) {
             m.over = true;
             m.credit = m.plan.count();
-            if at_once {
-                self.pacer.arrived();
-            }
         }
+    }
+
+    /// A large pack was answered that was sent once.
+    pub(super) fn arrived(&mut self) {
+        self.pacer.arrived();
     }
 
     /// A large pack has to be sent again.
@@ -187,7 +188,7 @@ impl Bulk {
         if receipt.pieces.len() > r.has || r.has_since == Time(0) {
             (r.has, r.has_since) = (receipt.pieces.len(), now);
         }
-        // It gets no more than it could have lost twice over, whatever it says.
+        // Less than thrice the message goes to it again, whatever it says.
         let overtaken = receipt.pieces.end();
         let silent = now.since(m.left_at.max(r.has_since).max(r.repaired_at)) >= Self::SILENT;
         let settled = silent || overtaken > r.repaired_before;
@@ -298,7 +299,7 @@ impl Leaving {
             self.next += 1;
             self.left_at = now;
         }
-        if self.body.len() > BULK_UNASKED {
+        if self.plan.total() > BULK_UNASKED {
             self.receivers.iter_mut().filter(|r| !r.has_all).for_each(|r| r.probe_at = now + r.quiet);
         }
         true

@@ -467,7 +467,7 @@ impl Endpoint {
     fn finish(&mut self, request: RequestId, result: Result<Bytes, RequestError>, accepted: Option<&Accepted>) {
         self.drop_held(request);
         let Some(mut r) = self.requests.remove(request) else { return };
-        self.sender.over(request, false);
+        self.sender.over(request);
         let mut session_id = None;
         if let Some(number) = r.number {
             match r.kind {
@@ -588,7 +588,6 @@ impl Endpoint {
     fn summon(&mut self, request: RequestId, late: bool, random: u64) {
         let Some(r) = self.requests.get_mut(request) else { return };
         r.hedging = false;
-        r.due = (self.now + self.rtt.timeout(0, random)).min(r.deadline);
         // Where only the whole result is missing, who has it is asked again.
         let is_open = matches!(r.certificate.verdict(), Verdict::Open);
         if late && is_open && self.size.replicas().any(|id| r.certificate.has(id)) {
@@ -597,8 +596,7 @@ impl Endpoint {
                 self.sender.queue(Way::Call, request);
             }
         }
-        let due = r.due;
-        self.timers.push(due, request, &self.requests);
+        self.wait_on(request, random);
     }
 
     /// P6: asks the replicas that a query did not go to. It is `late`, or its answers differ.

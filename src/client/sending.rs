@@ -301,9 +301,16 @@ impl Sender {
         self.sent.push((id, self.bulk.drain_time()));
     }
 
-    /// The request is over. `at_once`: it was sent once, and answered.
-    pub(crate) fn over(&mut self, request: RequestId, at_once: bool) {
-        self.bulk.over(request, at_once);
+    /// A request was answered that was sent once.
+    pub(crate) fn answered(&mut self, op_len: usize) {
+        if op_len > self.datagram_max {
+            self.bulk.arrived();
+        }
+    }
+
+    /// The request is over, whatever came of it.
+    pub(crate) fn over(&mut self, request: RequestId) {
+        self.bulk.over(request);
     }
 
     /// Pieces that were sent to one replica again.

@@ -22,7 +22,7 @@ pub struct EndpointStats {
     pub hedges: u64,
     /// Ordered requests that the preferred replicas did not answer alike or in time, so that the reserve was called (P53).
     pub summons: u64,
-    /// Pieces of large requests that one replica missed, and was sent again (P54).
+    /// Pieces of large requests that were sent to one replica again: it missed them, or seemed to (P54).
     pub pieces_again: u64,
     /// Queries that had to be ordered (P6).
     pub fallbacks: u64,

@@ -147,7 +147,7 @@ pub struct Measured {
     pub hedges: u64,
     /// Ordered requests for which the reserve was called (P53).
     pub summons: u64,
-    /// Pieces of large requests that one replica missed, and was sent again, over the whole run (P54).
+    /// Pieces of large requests that were sent to one replica again, over the whole run (P54).
     pub pieces_again: u64,
     /// Queries that had to be ordered, over the whole run.
     pub fallbacks: u64,

@@ -59,6 +59,11 @@ impl FragmentPlan {
         self.total.div_ceil(self.count)
     }
 
+    /// Bytes of the whole.
+    pub fn total(self) -> usize {
+        self.total
+    }
+
     /// Number of pieces.
     pub fn count(self) -> usize {
         self.count

@@ -218,7 +218,7 @@ impl Endpoint {
         let Some(r) = self.requests.get(request) else { return };
         if let (0, false, Some(sent_at)) = (r.retransmissions, r.fell_back, r.sent_at) {
             self.rtt.sample(self.now.since(sent_at));
-            self.sender.over(request, true);
+            self.sender.answered(r.op.len());
         } else if r.kind == RequestKind::Ordered {
             self.rtt.ambiguous(r.retransmissions);
         }

@@ -31,7 +31,7 @@ pub(super) enum Progress<'a> {
 struct Inflow {
     key: Key,
     from: Peer,
-    piece_bytes: usize,
+    total: usize,
     count: usize,
     arrived: usize,
     granted: usize,
@@ -137,13 +137,14 @@ impl Receipts {
         self.prune(now, &progress);
         let start = self.start();
         let stalled = |inflow: &Inflow| inflow.granted > inflow.arrived && now.since(inflow.touched) >= STALLED;
-        let live = self.inflows.values().filter(|inflow| !stalled(inflow)).count();
+        let asks = |inflow: &Inflow| inflow.total > BULK_UNASKED && !stalled(inflow);
+        let live = self.inflows.values().filter(|inflow| asks(inflow)).count();
         let ahead = self.budget / live.clamp(1, WIDTH);
         let mut places = WIDTH;
         self.due = Time::NEVER;
         for inflow in self.inflows.values_mut() {
             let mut tells = false;
-            if places > 0 && !stalled(inflow) {
+            if places > 0 && asks(inflow) {
                 places -= 1;
                 tells = inflow.grant(now, ahead);
             }
@@ -221,16 +222,15 @@ impl Receipts {
 
 impl Inflow {
     fn new(now: Time, key: Key, from: Peer, count: usize, total: usize) -> Inflow {
-        let piece_bytes = total.div_ceil(count.max(1)).max(1);
         Inflow {
             key,
             from,
-            piece_bytes,
+            total,
             count,
             arrived: 0,
-            granted: 0,
+            granted: if total > BULK_UNASKED { 0 } else { count },
             touched: now,
-            told: now,
+            told: Time(0),
             gap: None,
             quiet: QUIET,
         }
@@ -238,7 +238,7 @@ impl Inflow {
 
     /// Grants `ahead` bytes beyond what is here. Whether that is so much more than before that it is worth saying.
     fn grant(&mut self, now: Time, ahead: usize) -> bool {
-        let ahead = (ahead / self.piece_bytes).max(2);
+        let ahead = (ahead / self.total.div_ceil(self.count)).max(2);
         let wanted = (self.arrived + ahead).min(self.count);
         let worth = wanted > self.granted && (wanted == self.count || wanted - self.granted >= ahead / 2);
         if worth {
@@ -390,8 +390,11 @@ mod tests {
         let mut stage = Stage::new(1 << 20, BULK_UNASKED / PIECE);
         stage.arrive(1, 0..BULK_UNASKED / PIECE);
         assert_eq!(stage.after(0), []);
-        stage.arrive(2, [0, 2]);
-        assert_eq!(stage.after(1).len(), 1);
+        stage.arrive(2, [0, 1]);
+        assert_eq!(stage.after(0), [], "the rest has left");
+        stage.arrive(2, [3]);
+        assert_eq!(stage.after(0), []);
+        assert_eq!(stage.after(1).len(), 1, "a piece was overtaken");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::auth::{Clients, ClusterKeys, Identity, Rights};
 use crate::types::{Digest, Position, SeqNum, SessionId};
+use crate::wire::header::HEADER;
 use crate::wire::{
     Choice, Committed, PackBuilder, PrePrepare, Reassembler, ReplyKind, ReplyPack, Request, RequestKind, Vote,
 };
