@@ -1,6 +1,8 @@
 //! Every bound, with its reason (P44). Defaults of configurable values stand in `protocol::Config` and its siblings;
 //! what stands here cannot be exceeded by any configuration or any message.
 
+use std::time::Duration;
+
 /// Replicas in a cluster: sets of replicas are one `u64`, and agreement is quadratic in it.
 pub const REPLICAS_MAX: usize = 64;
 
@@ -44,6 +46,10 @@ pub const FRAGMENTS_MAX: usize = 4_096;
 /// A client's message of so many bytes leaves whole, unasked, and has no receipt unless something of it is missing (P54): an
 /// operation of 64 KiB and what it is wrapped in.
 pub const BULK_UNASKED: usize = 66 << 10;
+
+/// Who waits until more of a large message may leave asks a replica for its word so long after the last one, with a piece
+/// (P54). An unfinished message of which no piece came for longer may have been given up.
+pub const BULK_ASKS: Duration = Duration::from_millis(640);
 
 /// The log window L: STATUS carries two bits for each sequence number of it.
 pub const LOG_WINDOW_MAX: u64 = 16_384;

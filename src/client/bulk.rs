@@ -9,7 +9,7 @@ use super::completion::RequestId;
 use super::config::EndpointConfig;
 use super::pace::Pacer;
 use crate::auth::{Keyring, Principal};
-use crate::limits::BULK_UNASKED;
+use crate::limits::{BULK_ASKS, BULK_UNASKED};
 use crate::transport::{Head, Outgoing, Peer};
 use crate::types::{ClusterSize, ReplicaId, Time};
 use crate::wire::fragment::OVERHEAD;
@@ -21,7 +21,7 @@ pub(super) struct Bulk {
     size: ClusterSize,
     datagram_max: usize,
     pacer: Pacer,
-    messages: VecDeque<Leaving>,
+    messages: Vec<Leaving>,
     /// Bytes that may leave unasked, as each replica said last.
     starts: Vec<usize>,
     pub(super) pieces_again: u64,
@@ -82,7 +82,6 @@ impl Bulk {
     const SILENT: Duration = Duration::from_millis(8);
     /// A replica that says nothing of a message for so long may have got nothing of it; each time for twice as long.
     const QUIET: Duration = Duration::from_millis(10);
-    const QUIET_MAX: Duration = Duration::from_millis(160);
     /// After the answer it waits so long for what others miss.
     const LINGER: Duration = Duration::from_millis(100);
 
@@ -91,7 +90,7 @@ impl Bulk {
             size,
             datagram_max: config.datagram_max,
             pacer: Pacer::new(size.n(), config.pace_bytes, config.pace_interval, config.datagram_max),
-            messages: VecDeque::new(),
+            messages: Vec::new(),
             starts: vec![Self::START; size.n()],
             pieces_again: 0,
         }
@@ -107,7 +106,7 @@ impl Bulk {
         body: Bytes,
         again: bool,
     ) {
-        let start = self.said_by(self.size.f() + 1, self.starts.iter().copied()).unwrap_or(Self::START);
+        let start = said_by(self.size.f() + 1, self.starts.iter().copied()).unwrap_or(Self::START);
         let receivers: Vec<Receiver> = heads
             .map(|(id, head)| Receiver {
                 id,
@@ -129,7 +128,7 @@ impl Bulk {
         let plan = FragmentPlan::new(first.head.1.as_slice().len() + body.len(), self.datagram_max);
         let all = again || plan.total() <= BULK_UNASKED || receivers.len() < self.size.quorum();
         let credit = if all { plan.count() } else { (start / self.datagram_max).clamp(1, plan.count()) };
-        self.messages.push_back(Leaving {
+        self.messages.push(Leaving {
             message,
             request,
             body,
@@ -155,6 +154,14 @@ impl Bulk {
         }
     }
 
+    /// When f + 1 had said something of what goes to all and waits for a quorum's grants. (Of some of them a quorum may not
+    /// be there.)
+    pub(super) fn waits_since(&self, request: RequestId) -> Option<Time> {
+        let waits = |m: &Leaving| m.credit < m.plan.count() && m.receivers.len() == self.size.n();
+        let index = self.messages.iter().position(|m| m.request == request && waits(m))?;
+        Some(self.heard(index).at)
+    }
+
     /// A large pack was answered that was sent once.
     pub(super) fn arrived(&mut self) {
         self.pacer.arrived();
@@ -163,13 +170,6 @@ impl Bulk {
     /// A large pack has to be sent again.
     pub(super) fn lost(&mut self, now: Time) {
         self.pacer.lost(now);
-    }
-
-    /// What so many replicas said, or more.
-    fn said_by<T: Ord>(&self, count: usize, said: impl Iterator<Item = T>) -> Option<T> {
-        let mut said: Vec<T> = said.collect();
-        said.sort_unstable_by(|a, b| b.cmp(a));
-        said.into_iter().nth(count - 1)
     }
 
     /// A replica says what it has. `None` if that is of nothing that is on its way.
@@ -181,10 +181,15 @@ impl Bulk {
         }
         let r = m.receivers.iter_mut().find(|r| r.id == from)?;
         self.starts[usize::from(from.0)] = receipt.start as usize;
-        (r.heard, r.quiet) = (now, Self::QUIET);
+        r.heard = now;
         r.granted = r.granted.max(usize::from(receipt.granted));
         r.has_all |= receipt.pieces.is_full();
-        r.probe_at = if r.has_all { Time::NEVER } else { now + Self::QUIET_MAX };
+        if receipt.pieces.is_empty() {
+            // There is no room: the next piece that it is sent asks for some.
+            return Some(self.heard(index));
+        }
+        r.quiet = Self::QUIET;
+        r.probe_at = if r.has_all { Time::NEVER } else { now + BULK_ASKS };
         if receipt.pieces.len() > r.has || r.has_since == Time(0) {
             (r.has, r.has_since) = (receipt.pieces.len(), now);
         }
@@ -196,16 +201,18 @@ impl Bulk {
             let left = if silent { m.next } else { overtaken.min(m.next) };
             r.lost.extend((0..left).filter(|&piece| !receipt.pieces.contains(piece)));
         }
-        let (m, weak, quorum) = (&self.messages[index], self.size.f() + 1, self.size.quorum());
-        let heard = Heard {
-            request: m.request,
-            at: self.said_by(weak, m.receivers.iter().map(|r| r.heard)).unwrap_or(now),
-            complete: self.said_by(weak, m.receivers.iter().map(|r| r.has_all)).unwrap_or(true),
-        };
-        let granted = self.said_by(quorum, m.receivers.iter().map(|r| r.granted)).unwrap_or(m.plan.count());
-        let m = &mut self.messages[index];
+        let granted = said_by(self.size.quorum(), m.receivers.iter().map(|r| r.granted)).unwrap_or(m.plan.count());
         m.credit = m.credit.max(granted);
-        Some(heard)
+        Some(self.heard(index))
+    }
+
+    fn heard(&self, index: usize) -> Heard {
+        let (m, weak) = (&self.messages[index], self.size.f() + 1);
+        Heard {
+            request: m.request,
+            at: said_by(weak, m.receivers.iter().map(|r| r.heard)).unwrap_or(Time(0)),
+            complete: said_by(weak, m.receivers.iter().map(|r| r.has_all)).unwrap_or(true),
+        }
     }
 
     /// When pieces may leave again.
@@ -259,7 +266,7 @@ impl Leaving {
             if r.lost.is_empty() && self.next > 0 {
                 r.lost.push_back(self.next - 1);
             }
-            r.quiet = (r.quiet * 2).min(Bulk::QUIET_MAX);
+            r.quiet = (r.quiet * 2).min(BULK_ASKS);
             r.probe_at = now + r.quiet;
         }
     }
@@ -304,6 +311,13 @@ impl Leaving {
         }
         true
     }
+}
+
+/// What so many replicas said, or more.
+fn said_by<T: Ord>(count: usize, said: impl Iterator<Item = T>) -> Option<T> {
+    let mut said: Vec<T> = said.collect();
+    said.sort_unstable_by(|a, b| b.cmp(a));
+    said.into_iter().nth(count - 1)
 }
 
 fn push(outbox: &mut Vec<Outgoing>) -> impl FnMut(Principal, Head, Bytes) {

@@ -102,9 +102,10 @@ impl Endpoint {
     /// Requests due within this time of one that is due are sent again with it, in its packs.
     const TIMER_SLACK: Duration = Duration::from_millis(2);
 
-    /// Receipts come at least so often while something is missing (P54); and for so long at most are they believed.
-    const RECEIPTS_APART: Duration = Duration::from_millis(250);
-    const RECEIPTS_FOR: Duration = Duration::from_secs(2);
+    /// Receipts come at least so often while something is missing (P54), for they are asked for; and for so long at most are
+    /// they believed.
+    const RECEIPTS_APART: Duration = Duration::from_secs(1);
+    const RECEIPTS_FOR: Duration = Duration::from_secs(10);
 
     /// A large result comes in pieces not further apart than this, and is waited for so long at most.
     const PIECES_APART: Duration = Duration::from_millis(150);
@@ -539,7 +540,7 @@ impl Endpoint {
             let sent = r.sent_at.is_some();
             return self.finish(request, Err(RequestError::Timeout { tally, sent }), None);
         }
-        if self.is_arriving(request) {
+        if self.is_leaving(request) || self.is_arriving(request) {
             return self.wait_on(request, random);
         }
         let Some(r) = self.requests.get(request) else { return };
@@ -562,6 +563,14 @@ impl Endpoint {
                 self.again.push(request);
             }
         }
+    }
+
+    /// Whether replicas that are there have yet to grant that the rest of it may leave: what is sent again waits for nobody
+    /// (P54).
+    fn is_leaving(&self, request: RequestId) -> bool {
+        let sent_at = self.requests.get(request).and_then(|r| r.sent_at);
+        let (Some(sent_at), Some(heard)) = (sent_at, self.sender.waits_since(request)) else { return false };
+        self.now < (heard.max(sent_at) + Self::RECEIPTS_APART).min(sent_at + Self::RECEIPTS_FOR)
     }
 
     /// Whether a correct replica has answered, and pieces come from who is to send the whole result (P7).

@@ -313,6 +313,11 @@ impl Sender {
         self.bulk.over(request);
     }
 
+    /// When f + 1 replicas had said something of a request of which pieces wait for their grant.
+    pub(crate) fn waits_since(&self, request: RequestId) -> Option<Time> {
+        self.bulk.waits_since(request)
+    }
+
     /// Pieces that were sent to one replica again.
     pub(crate) fn pieces_again(&self) -> u64 {
         self.bulk.pieces_again

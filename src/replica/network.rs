@@ -80,7 +80,11 @@ impl Default for NetworkConfig {
             datagram_max: 1_452,
             replica_reassembly: ReassemblyLimits::default(),
             // Many endpoints may share an identity.
-            client_reassembly: ReassemblyLimits { bytes_max: 64 << 20, ..ReassemblyLimits::default() },
+            client_reassembly: ReassemblyLimits {
+                bytes_max: 128 << 20,
+                entries_max: 1_024,
+                ..ReassemblyLimits::default()
+            },
             clients_reassembly_max: 256 << 20,
             // A tenth of a core: 37 µs each.
             signatures: Rate { count: 256, window },
@@ -532,15 +536,18 @@ impl Network {
                 self.replicas[usize::from(id.0)].reassembler.insert(now, 0, header, piece, &mut dropped)
             }
             Principal::Client(client, endpoint) => {
-                self.receipts.note((client, endpoint, header.message), from, header);
-                self.clients.reassemble(now, (client, endpoint), header, piece, &mut dropped)
+                let result = self.clients.reassemble(now, (client, endpoint), header, piece, &mut dropped);
+                if result.is_ok() {
+                    self.receipts.note((client, endpoint, header.message), from, header);
+                }
+                result
             }
         };
         self.rejects.add(Reject::ReassemblyDropped, dropped);
         self.sweep_at = self.sweep_at.min(now + self.sweep_interval());
         match result {
             Ok(Assembled::Complete(whole)) => Some(whole),
-            Ok(Assembled::Partial) => None,
+            Ok(Assembled::Partial | Assembled::NoRoom) => None,
             Err(malformed) => {
                 self.caught(sender, Reject::Malformed(malformed));
                 None

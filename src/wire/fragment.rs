@@ -4,7 +4,7 @@
 //! `ceil(total / count)` bytes (the last one may be shorter). Each piece is authenticated by itself, so that nobody
 //! else can spoil a reassembly; what comes out is opened like any datagram.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -75,6 +75,16 @@ impl FragmentPlan {
         start..(start + self.piece()).min(self.total)
     }
 
+    /// Bytes that a receiver needs to keep piece `index`: little for what may leave unasked (P54), all for more. So many
+    /// can begin, and who announces much and sends little costs little.
+    fn buffer_for(self, index: usize) -> usize {
+        let end = self.range(index).end;
+        match end <= limits::BULK_UNASKED {
+            true => end.next_power_of_two().max(BUFFER_MIN).min(self.total),
+            false => self.total,
+        }
+    }
+
     /// The header of piece `index`.
     pub fn header(self, message: u64, index: usize) -> FragmentHeader {
         FragmentHeader { message, index: index as u16, count: self.count as u16, total: self.total as u32 }
@@ -88,6 +98,8 @@ pub enum Assembled {
     Partial,
     /// The whole datagram.
     Complete(Bytes),
+    /// There is no room for it; who sends it has to wait.
+    NoRoom,
 }
 
 /// The unfinished messages of one sender, within bounds of its own (P21). Feed it authentic fragments only.
@@ -96,8 +108,11 @@ pub struct Reassembler {
     limits: ReassemblyLimits,
     partial: BTreeMap<Key, Partial>,
     bytes: usize,
-    /// What was completed of late: a piece that comes twice must not begin a message again.
+    /// No unfinished message had its latest piece before.
+    stalest: Time,
+    /// What was completed of late, as many as may be unfinished: a piece that comes twice must not begin a message again.
     completed: VecDeque<Key>,
+    is_completed: BTreeSet<Key>,
 }
 
 /// Origin and message number.
@@ -116,18 +131,23 @@ pub struct ReassemblyLimits {
 
 impl Default for ReassemblyLimits {
     fn default() -> ReassemblyLimits {
-        ReassemblyLimits { bytes_max: 4 * TOTAL_MAX, entries_max: 64, timeout: Duration::from_secs(2) }
+        ReassemblyLimits { bytes_max: 8 * TOTAL_MAX, entries_max: 64, timeout: Duration::from_secs(2) }
     }
 }
 
 impl ReassemblyLimits {
+    /// Bytes that unfinished messages may have, after one that is `new` or after one that has begun.
+    fn room(&self, new: bool) -> usize {
+        if new { self.bytes_max / 2 } else { self.bytes_max }
+    }
+
     /// One sentence if a bound is wrong.
     ///
     /// # Errors
     /// The sentence.
     pub fn validate(&self) -> Result<(), String> {
-        if self.bytes_max < TOTAL_MAX {
-            return Err(format!("reassembly of {} bytes: one message of {TOTAL_MAX} must fit", self.bytes_max));
+        if self.bytes_max / 2 < TOTAL_MAX {
+            return Err(format!("reassembly of {} bytes: one message of {TOTAL_MAX} must fit in half", self.bytes_max));
         }
         if self.entries_max == 0 {
             return Err("reassembly of no message at all".to_owned());
@@ -146,22 +166,25 @@ struct Partial {
     touched: Time,
 }
 
-/// An unfinished message that had no piece for so long makes room for another.
-const STALE: Duration = Duration::from_millis(100);
+/// Bytes that every unfinished message may have at once.
+const BUFFER_MIN: usize = 16 << 10;
 
-/// Completed messages that are remembered.
-const COMPLETED_KEPT: usize = 64;
+/// An unfinished message that had no piece for so long makes room for another: who sends it asks more often (P54).
+const STALE: Duration = Duration::from_secs(1);
+const _: () = assert!(STALE.as_nanos() > limits::BULK_ASKS.as_nanos());
 
 impl Reassembler {
     /// Nothing begun.
     pub fn new(limits: ReassemblyLimits) -> Reassembler {
         assert_eq!(limits.validate(), Ok(()));
-        Reassembler { limits, partial: BTreeMap::new(), bytes: 0, completed: VecDeque::new() }
+        let (partial, completed, is_completed) = (BTreeMap::new(), VecDeque::new(), BTreeSet::new());
+        Reassembler { limits, partial, bytes: 0, stalest: Time::NEVER, completed, is_completed }
     }
 
     /// Takes a piece. Message numbers are distinct within an `origin`: a client endpoint, or 0 for a replica. To make
-    /// room for a new message those go that had no piece for longest, if that is long; else there is none, for what moves
-    /// on would never be completed if what begins put it out. How many were dropped is added to `dropped`.
+    /// room for it those messages go that had no piece for longest, if that is long; else it is not taken, for what moves
+    /// on would never be completed if what begins put it out. What begins finds room in half of the bytes only, for what
+    /// has begun must be able to grow. How many were dropped, with it, is added to `dropped`.
     ///
     /// # Errors
     /// [`Malformed`] if the header contradicts itself, the piece, or earlier pieces of the message.
@@ -179,31 +202,33 @@ impl Reassembler {
             return Err(Malformed::Inconsistent);
         }
         let key = (origin, header.message);
-        if self.completed.contains(&key) {
+        if self.is_completed.contains(&key) {
             return Ok(Assembled::Partial);
         }
-        if !self.partial.contains_key(&key) {
-            *dropped += self.expire(now);
-            if !self.make_room(now, plan.total, dropped) {
-                *dropped += 1;
-                return Ok(Assembled::Partial);
-            }
-            self.bytes += plan.total;
-            self.partial.insert(key, Partial::new(plan, now));
+        let held = match self.partial.get(&key) {
+            Some(partial) if partial.plan != plan => return Err(Malformed::Inconsistent),
+            Some(partial) => Some(partial.buffer.len()),
+            None => None,
+        };
+        let needed = plan.buffer_for(index).max(held.unwrap_or(0));
+        if !self.make_room(now, key, held.is_none(), needed - held.unwrap_or(0), dropped) {
+            *dropped += 1;
+            return Ok(Assembled::NoRoom);
         }
-        let partial = self.partial.get_mut(&key).expect("inserted above");
-        if partial.plan != plan {
-            return Err(Malformed::Inconsistent);
-        }
+        self.bytes += needed - held.unwrap_or(0);
+        self.stalest = self.stalest.min(now);
+        let partial = self.partial.entry(key).or_insert_with(|| Partial::new(plan, now));
         partial.touched = now;
-        if !partial.insert(index, piece) || partial.missing > 0 {
+        if !partial.insert(index, piece, needed) || partial.missing > 0 {
             return Ok(Assembled::Partial);
         }
         let whole = self.remove(key).expect("just completed");
-        if self.completed.len() == COMPLETED_KEPT {
-            self.completed.pop_front();
+        if self.completed.len() == self.limits.entries_max {
+            let oldest = self.completed.pop_front();
+            oldest.map(|oldest| self.is_completed.remove(&oldest));
         }
         self.completed.push_back(key);
+        self.is_completed.insert(key);
         Ok(Assembled::Complete(Bytes::from(whole.buffer)))
     }
 
@@ -219,15 +244,20 @@ impl Reassembler {
 
     /// Whether the message was completed lately.
     pub fn has_completed(&self, origin: u64, message: u64) -> bool {
-        self.completed.contains(&(origin, message))
+        self.is_completed.contains(&(origin, message))
     }
 
     /// Drops what has timed out; how many messages.
     pub fn expire(&mut self, now: Time) -> u64 {
         let timeout = self.limits.timeout;
+        if now.since(self.stalest) < timeout {
+            return 0;
+        }
         let due = |partial: &Partial| now.since(partial.touched) >= timeout;
         let keys: Vec<Key> = self.partial.iter().filter(|(_, partial)| due(partial)).map(|(&key, _)| key).collect();
-        keys.iter().filter(|key| self.remove(**key).is_some()).count() as u64
+        keys.iter().for_each(|key| drop(self.remove(*key)));
+        self.stalest = self.oldest_touch();
+        keys.len() as u64
     }
 
     /// Bytes of buffers held.
@@ -251,37 +281,50 @@ impl Reassembler {
         newest.is_some_and(|key| self.remove(key).is_some())
     }
 
-    /// False if there is none.
-    fn make_room(&mut self, now: Time, total: usize, dropped: &mut u64) -> bool {
-        while self.partial.len() >= self.limits.entries_max || self.bytes + total > self.limits.bytes_max {
-            let stalest = self.partial.iter().min_by_key(|(_, partial)| partial.touched);
-            let (&key, partial) = stalest.expect("an empty reassembler has room for any message");
-            if now.since(partial.touched) < STALE {
+    /// Room for one more message, if it is `new`, and `bytes` more for `key`. False if there is none.
+    fn make_room(&mut self, now: Time, key: Key, new: bool, bytes: usize, dropped: &mut u64) -> bool {
+        if new {
+            *dropped += self.expire(now);
+        }
+        let room = self.limits.room(new);
+        while (new && self.partial.len() >= self.limits.entries_max) || self.bytes + bytes > room {
+            if now.since(self.stalest) < STALE {
                 return false;
             }
-            self.remove(key);
+            let others = self.partial.iter().filter(|(other, _)| **other != key);
+            let stalest = others.min_by_key(|(_, partial)| partial.touched);
+            let stalest = stalest.filter(|(_, partial)| now.since(partial.touched) >= STALE).map(|(&key, _)| key);
+            let Some(stalest) = stalest else {
+                self.stalest = self.oldest_touch();
+                return false;
+            };
+            self.remove(stalest);
             *dropped += 1;
         }
         true
     }
 
+    fn oldest_touch(&self) -> Time {
+        self.partial.values().map(|partial| partial.touched).min().unwrap_or(Time::NEVER)
+    }
+
     fn remove(&mut self, key: Key) -> Option<Partial> {
         let partial = self.partial.remove(&key)?;
-        self.bytes -= partial.plan.total;
+        self.bytes -= partial.buffer.len();
         Some(partial)
     }
 }
 
 impl Partial {
     fn new(plan: FragmentPlan, now: Time) -> Partial {
-        // Zeroed large blocks come from the system untouched: a liar that announces much and sends little costs address
-        // space, not memory.
-        let buffer = vec![0; plan.total];
-        Partial { plan, buffer, pieces: Pieces::none(plan.count), missing: plan.count, begun: now, touched: now }
+        let (buffer, pieces) = (Vec::new(), Pieces::none(plan.count));
+        Partial { plan, buffer, pieces, missing: plan.count, begun: now, touched: now }
     }
 
-    /// False if the piece was there.
-    fn insert(&mut self, index: usize, piece: &[u8]) -> bool {
+    /// False if the piece was there. `needed`: bytes that the buffer must have for it.
+    fn insert(&mut self, index: usize, piece: &[u8], needed: usize) -> bool {
+        self.buffer.reserve_exact(needed - self.buffer.len());
+        self.buffer.resize(needed, 0);
         if !self.pieces.insert(index) {
             return false;
         }

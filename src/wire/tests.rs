@@ -434,6 +434,7 @@ proptest! {
             let piece = &whole[plan.range(i)];
             prop_assert!(!piece.is_empty() && piece.len() + OVERHEAD <= datagram_max);
             match reassembler.insert(Time(1), 0, plan.header(9, i), piece, &mut dropped).unwrap() {
+                Assembled::NoRoom => prop_assert!(false, "one message always has room"),
                 Assembled::Partial => {}
                 Assembled::Complete(bytes) => {
                     prop_assert_eq!(&bytes[..], &whole[..]);
@@ -548,14 +549,35 @@ fn p21_a_message_that_stands_still_makes_room_and_one_that_moves_on_does_not() {
     insert(1, 0, 10);
     insert(2, 0, 20);
     insert(1, 1, 90);
-    insert(3, 0, 119); // it has to wait
-    insert(3, 0, 120); // 2 goes
-    assert!(matches!(insert(1, 2, 121), Assembled::Complete(_)));
-    insert(2, 1, 122);
-    insert(3, 1, 123);
-    assert!(matches!(insert(3, 2, 124), Assembled::Complete(_)));
-    assert_eq!(insert(2, 2, 125), Assembled::Partial);
+    assert_eq!(insert(3, 0, 1_019), Assembled::NoRoom);
+    assert_eq!(insert(3, 0, 1_020), Assembled::Partial, "2 goes");
+    assert!(matches!(insert(1, 2, 1_021), Assembled::Complete(_)));
+    insert(2, 1, 1_022);
+    insert(3, 1, 1_023);
+    assert!(matches!(insert(3, 2, 1_024), Assembled::Complete(_)));
+    assert_eq!(insert(2, 2, 1_025), Assembled::Partial);
+    assert_eq!(insert(1, 0, 1_026), Assembled::Partial, "it was completed");
     assert_eq!(dropped, 2);
+}
+
+#[test]
+fn p21_what_has_begun_has_room_to_grow_though_more_would_begin() {
+    let limits = ReassemblyLimits { bytes_max: 2 * TOTAL_MAX, entries_max: 1_000, ..ReassemblyLimits::default() };
+    let mut reassembler = Reassembler::new(limits);
+    let plan = FragmentPlan::new(limits::OPERATION_MAX, limits::DATAGRAM_MIN);
+    let insert = |reassembler: &mut Reassembler, message: u64, index: usize| {
+        let piece = vec![7; plan.range(index).len()];
+        reassembler.insert(Time(1), 0, plan.header(message, index), &piece, &mut 0).unwrap()
+    };
+    assert_eq!(insert(&mut reassembler, 0, 0), Assembled::Partial);
+    let began = reassembler.bytes();
+    assert!(began < 32 << 10, "it announces much, and has {began} bytes");
+    let more = (1..).take_while(|message| insert(&mut reassembler, *message, 60) == Assembled::Partial).count();
+    assert_eq!(more, 3, "each has so much that all of it must have room: {}", reassembler.bytes());
+    for index in 1..plan.count() - 1 {
+        assert_eq!(insert(&mut reassembler, 0, index), Assembled::Partial);
+    }
+    assert!(matches!(insert(&mut reassembler, 0, plan.count() - 1), Assembled::Complete(_)));
 }
 
 #[test]

@@ -24,7 +24,7 @@ impl Endpoint {
                 let inserted = reassembler.insert(self.now, 0, header, &piece, &mut dropped);
                 self.stats.rejects.auth.add(Reject::ReassemblyDropped, dropped);
                 match inserted {
-                    Ok(Assembled::Partial) => {}
+                    Ok(Assembled::Partial | Assembled::NoRoom) => {}
                     Ok(Assembled::Complete(whole)) => self.on_reassembled(&whole),
                     Err(malformed) => self.stats.rejects.count(Reject::Malformed(malformed)),
                 }

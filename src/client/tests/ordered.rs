@@ -94,8 +94,9 @@ fn p03_large_operations_leave_at_a_pace_and_arrive_whole() {
     assert!(stage.turn().is_empty());
     let (_, message, _, count) = stage.pieces()[0];
     for from in [0, 1, 2] {
-        let granted = count as u16;
-        stage.receipt(from, &Receipt { message, start: 0, granted, pieces: Pieces::none(count) });
+        let (granted, mut pieces) = (count as u16, Pieces::none(count));
+        pieces.insert(0);
+        stage.receipt(from, &Receipt { message, start: 0, granted, pieces });
     }
     stage.now = stage.now + config().pace_interval;
     stage.turn();

@@ -117,7 +117,8 @@ impl ClientPeers {
         self.clients.get(&id)?.endpoints.get(&endpoint).map(|(peer, _)| *peer)
     }
 
-    /// A piece of a client's message. If clients together hold too much, who holds most loses its newest.
+    /// A piece of a client's message. If clients together hold too much, who holds most loses its newest; among equals the
+    /// one whose piece came: the others were before it. Where a message begins, half is too much.
     pub(super) fn reassemble(
         &mut self,
         now: Time,
@@ -127,13 +128,15 @@ impl ClientPeers {
         dropped: &mut u64,
     ) -> Result<Assembled, Malformed> {
         let reassembler = &mut self.client(id).sender.reassembler;
-        let before = reassembler.bytes();
+        let (bytes, messages) = (reassembler.bytes(), reassembler.len());
         let result = reassembler.insert(now, endpoint.0, header, piece, dropped);
-        let after = reassembler.bytes();
-        self.bytes = self.bytes - before + after;
-        while self.bytes > self.bytes_max {
-            let reassemblers = self.clients.values_mut().map(|client| &mut client.sender.reassembler);
-            let greediest = reassemblers.max_by_key(|reassembler| reassembler.bytes()).expect("a client holds them");
+        let (begun, after) = (reassembler.len() > messages, reassembler.bytes());
+        self.bytes = self.bytes - bytes + after;
+        let bytes_max = if begun { self.bytes_max / 2 } else { self.bytes_max };
+        while self.bytes > bytes_max {
+            let clients = self.clients.iter_mut().map(|(&key, client)| (key, &mut client.sender.reassembler));
+            let greediest = clients.max_by_key(|(key, reassembler)| (reassembler.bytes(), *key == id));
+            let (_, greediest) = greediest.expect("a client holds them");
             let before = greediest.bytes();
             assert!(greediest.evict_newest(), "who holds bytes holds a message");
             self.bytes -= before - greediest.bytes();

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::limits::BULK_UNASKED;
+use crate::limits::{BULK_ASKS, BULK_UNASKED};
 use crate::transport::Peer;
 use crate::types::{ClientId, EndpointId, Time};
 use crate::wire::{FragmentHeader, Pieces, Receipt};
@@ -35,9 +35,11 @@ struct Inflow {
     count: usize,
     arrived: usize,
     granted: usize,
-    /// When a piece last came, and when we last said so.
-    touched: Time,
+    /// When a piece last came that was not here or more was granted, and when we last said what is here.
+    moved: Time,
     told: Time,
+    /// A piece came that was here: its sender wants to know.
+    asked: bool,
     /// Since when a piece is missing before one that is here.
     gap: Option<Time>,
     /// How long it may be silent before we say what is here.
@@ -73,13 +75,14 @@ const SENDER_FOR: Duration = Duration::from_millis(500);
 const START_MIN: usize = 4 << 10;
 /// A piece that others have overtaken is lost, after so long.
 const GAP: Duration = Duration::from_millis(1);
-/// What is missing is said again after so long.
-const GAP_AGAIN: Duration = Duration::from_millis(5);
+/// What is missing is said again after so long, and to who asks.
+const AGAIN: Duration = Duration::from_millis(5);
 /// A message that was granted more and is silent for so long makes room for the next.
 const STALLED: Duration = Duration::from_millis(30);
-/// After so long without a piece we say what is here; each time after twice as long.
+/// After so long without a piece we say what is here; each time after twice as long. Who waits to be granted more asks
+/// before the longest of these is over ([`BULK_ASKS`]).
 const QUIET: Duration = Duration::from_millis(10);
-const QUIET_MAX: Duration = Duration::from_millis(160);
+const QUIET_MAX: Duration = Duration::from_millis(2 * BULK_ASKS.as_millis() as u64);
 
 impl Receipts {
     pub(super) fn new(budget: usize) -> Receipts {
@@ -95,7 +98,7 @@ impl Receipts {
         }
     }
 
-    /// A piece of a client's message came, whole or in vain.
+    /// A piece of a client's message came, which is well formed; it may be the last one, or one for which there is no room.
     pub(super) fn note(&mut self, key: Key, from: Peer, header: FragmentHeader) {
         if self.dirty.last().is_none_or(|(last, ..)| *last != key) {
             self.dirty.push((key, from, header));
@@ -122,9 +125,12 @@ impl Receipts {
         dirty.dedup_by_key(|(key, ..)| *key);
         for (key, from, header) in dirty.drain(..) {
             match progress(&key) {
-                Progress::None => self.forget(&key),
                 Progress::Partial(pieces) => self.came(now, key, from, &header, pieces),
-                Progress::Complete if header.total as usize <= BULK_UNASKED => self.forget(&key),
+                Progress::None | Progress::Complete if header.total as usize <= BULK_UNASKED => self.forget(&key),
+                Progress::None => {
+                    self.forget(&key);
+                    tell(key, from, self.receipt(key, 0, Pieces::none(usize::from(header.count))));
+                }
                 Progress::Complete => {
                     self.forget(&key);
                     self.remember(now, key);
@@ -136,7 +142,7 @@ impl Receipts {
         self.dirty = dirty;
         self.prune(now, &progress);
         let start = self.start();
-        let stalled = |inflow: &Inflow| inflow.granted > inflow.arrived && now.since(inflow.touched) >= STALLED;
+        let stalled = |inflow: &Inflow| inflow.granted > inflow.arrived && now.since(inflow.moved) >= STALLED;
         let asks = |inflow: &Inflow| inflow.total > BULK_UNASKED && !stalled(inflow);
         let live = self.inflows.values().filter(|inflow| asks(inflow)).count();
         let ahead = self.budget / live.clamp(1, WIDTH);
@@ -152,7 +158,7 @@ impl Receipts {
                 if !tells && inflow.gap.is_none() {
                     inflow.quiet = (inflow.quiet * 2).min(QUIET_MAX);
                 }
-                inflow.told = now;
+                (inflow.told, inflow.asked) = (now, false);
                 if let Progress::Partial(pieces) = progress(&inflow.key) {
                     let (message, granted) = (inflow.key.2, inflow.granted as u16);
                     tell(inflow.key, inflow.from, Receipt { message, start, granted, pieces: pieces.clone() });
@@ -177,8 +183,11 @@ impl Receipts {
             }
         };
         let Some(inflow) = self.inflows.get_mut(&number) else { return };
-        (inflow.from, inflow.touched, inflow.quiet) = (from, now, QUIET);
-        inflow.arrived = pieces.len();
+        inflow.from = from;
+        match pieces.len() > inflow.arrived {
+            true => (inflow.arrived, inflow.moved, inflow.quiet) = (pieces.len(), now, QUIET),
+            false => inflow.asked = true,
+        }
         inflow.gap = match inflow.arrived < pieces.end() {
             true => inflow.gap.or(Some(now)),
             false => None,
@@ -229,8 +238,9 @@ impl Inflow {
             count,
             arrived: 0,
             granted: if total > BULK_UNASKED { 0 } else { count },
-            touched: now,
+            moved: now,
             told: Time(0),
+            asked: false,
             gap: None,
             quiet: QUIET,
         }
@@ -242,17 +252,16 @@ impl Inflow {
         let wanted = (self.arrived + ahead).min(self.count);
         let worth = wanted > self.granted && (wanted == self.count || wanted - self.granted >= ahead / 2);
         if worth {
-            (self.granted, self.touched) = (wanted, now);
+            (self.granted, self.moved) = (wanted, now);
         }
         worth
     }
 
     fn report_at(&self) -> Time {
-        let quiet = self.touched.max(self.told) + self.quiet;
-        match self.gap {
-            Some(gap) => quiet.min((gap + GAP).max(self.told + GAP_AGAIN)),
-            None => quiet,
-        }
+        let quiet = self.moved.max(self.told) + self.quiet;
+        let missed = self.gap.map_or(Time::NEVER, |gap| (gap + GAP).max(self.told + AGAIN));
+        let asked = if self.asked { self.told + AGAIN } else { Time::NEVER };
+        quiet.min(missed).min(asked)
     }
 }
 
@@ -354,16 +363,53 @@ mod tests {
         assert_eq!(times, [5, 10, 15, 20]);
         stage.arrive(1, 4..30);
         let mut told = Vec::new();
-        for ms in 0..600 {
+        for ms in 0..1_000 {
             if !stage.after(u64::from(ms > 0)).is_empty() {
                 told.push(ms);
             }
         }
-        assert_eq!(told, [10, 30, 70, 150, 310, 470]);
+        assert_eq!(told, [10, 30, 70, 150, 310, 630]);
         stage.here.clear();
-        stage.after(200);
+        stage.after(2_000);
         assert_eq!((stage.receipts.inflows.len(), stage.receipts.order.len()), (0, 0), "the reassembler let it go");
         assert_eq!(stage.receipts.deadline(), Time::NEVER);
+    }
+
+    #[test]
+    fn p54_who_asks_is_told_what_is_here_and_who_finds_no_room_that_he_has_to_wait() {
+        let mut stage = Stage::new(40_000, 1_000);
+        for client in 1..=5 {
+            stage.arrive(client, 0..10);
+        }
+        assert_eq!(stage.after(0).len(), 4);
+        // The last waits, and sends what is here for a word.
+        stage.arrive(5, 9..10);
+        assert_eq!(stage.after(1), [(5, 0, 10, 8_000)]);
+        stage.arrive(5, 9..10);
+        assert_eq!(stage.after(1), [], "it was told");
+        assert_eq!(stage.after(4), [(5, 0, 10, 8_000)]);
+        // Of another the reassembler kept nothing.
+        stage.arrive(6, 0..1);
+        stage.here.remove(&key(6));
+        assert_eq!(stage.after(1), [(6, 0, 0, 8_000)]);
+        assert_eq!(stage.receipts.inflows.len(), 5);
+    }
+
+    #[test]
+    fn p54_who_sends_only_what_is_here_holds_no_place() {
+        let mut stage = Stage::new(40_000, 1_000);
+        for client in 1..=5 {
+            stage.arrive(client, 0..10);
+        }
+        stage.after(0);
+        let told =
+            |said: &[(u64, usize, usize, u32)]| said.iter().any(|&(client, granted, ..)| (client, granted) == (5, 50));
+        for _ in 0..29 {
+            (1..=4).for_each(|client| stage.arrive(client, 9..10));
+            assert!(!told(&stage.after(1)));
+        }
+        (1..=4).for_each(|client| stage.arrive(client, 9..10));
+        assert!(told(&stage.after(1)));
     }
 
     #[test]
