@@ -127,7 +127,7 @@ fn content(origin: u64, message: u64, at: usize) -> u8 {
 /// Pieces in any order, of any plan, for a reassembler with bounds of its own.
 fn fragments(data: &[u8]) {
     let mut u = Unstructured::new(data);
-    let limits = ReassemblyLimits { bytes_max: TOTAL_MAX, entries_max: 4, timeout: Duration::from_secs(1) };
+    let limits = ReassemblyLimits { bytes_max: 2 * TOTAL_MAX, entries_max: 4, timeout: Duration::from_secs(1) };
     let mut reassembler = Reassembler::new(limits);
     let mut now = Time(0);
     let mut dropped = 0;
