@@ -334,6 +334,11 @@ impl Keyring {
         }
     }
 
+    /// Whether a client's keys are to be had: it is listed, or an open cluster has seen a signature of its.
+    pub fn knows(&self, client: ClientId) -> bool {
+        self.clients.knows(&self.keys.clients, client)
+    }
+
     /// Whose keys these are.
     pub fn me(&self) -> Principal {
         self.me
@@ -465,7 +470,7 @@ impl Keyring {
     }
 
     fn open_pack(&mut self, client: ClientId, endpoint: EndpointId, parts: Parts) -> Result<Opened, Reject> {
-        let known = self.clients.knows(&self.keys.clients, client);
+        let known = self.knows(client);
         if !known && matches!(self.keys.clients, Clients::Listed(_)) {
             return Err(Reject::UnknownClient);
         }

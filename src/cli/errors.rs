@@ -469,7 +469,9 @@ impl Error {
             }
             Error::Cores(CoresError::Shared { .. }) => "two busy roles on one core would wait for each other".into(),
             Error::Cores(CoresError::Malformed { .. }) => {
-                "`cores` is \"auto\", \"fused\", one core's number, or \"network=0,1 execution=2 checkpoint=3\"".into()
+                "`cores` is \"auto\", \"fused\", one core's number, or \"network=0,1 execution=2 checkpoint=3\", with \"clients=4,5\" \
+                 for up to 16 cores of clients' own"
+                    .into()
             }
             Error::Cores(CoresError::Refused { .. }) => "the cpuset changed while the replica started".into(),
             Error::KeyReadable { .. } => "it was copied without its mode, or made under a loose umask".into(),

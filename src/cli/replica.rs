@@ -261,7 +261,7 @@ impl Teller {
             };
             warn!("{}", one_line(&error));
         }
-        let drops = about.opened.counters.read().kernel_drops;
+        let drops = about.opened.counts().kernel_drops;
         if drops > self.drops {
             let (have, want) = about.buffer;
             let error = Error::SocketDrops { replica: config.id.to_string(), drops: drops - self.drops, have, want };
@@ -447,7 +447,7 @@ impl About {
                 .map(|foreign| (hex::encode(foreign.cluster.to_le_bytes()), self.address(foreign.from))),
             rejects: report.rejects.iter().copied().map(named).filter(|(_, count)| *count > 0).collect(),
             agreement: agreement.into_iter().map(named).collect(),
-            socket: self.opened.counters.read().entries().map(named).collect(),
+            socket: self.opened.counts().entries().map(named).collect(),
             receive_buffer: self.buffer,
             log_bytes: report.log_bytes as u64,
             time_to_stable_us: report.time_to_stable.map(|took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),

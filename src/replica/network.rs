@@ -521,6 +521,16 @@ impl Network {
         }
     }
 
+    /// A client's signed pack, which another network role of this replica has accepted: an open cluster knows its client
+    /// from now on.
+    pub fn meet(&mut self, pack: &Verified<Pack>) {
+        if !self.keys.knows(pack.get().client())
+            && let Err(reject) = self.keys.verify_pack(pack.get().clone())
+        {
+            self.rejects.count(reject);
+        }
+    }
+
     fn reassemble(
         &mut self,
         now: Time,

@@ -107,6 +107,18 @@ pub struct Bound {
     pub(crate) waker: Arc<EventWaker>,
     pub(crate) counters: Arc<Counters>,
     pub(crate) book: AddressBook,
+    pub(crate) part: Part,
+}
+
+/// What of an address's datagrams its socket takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Part {
+    /// All of them.
+    All,
+    /// What replicas send, and strangers who name no client.
+    Replicas,
+    /// What some clients send.
+    Clients,
 }
 
 impl Bound {
@@ -124,7 +136,38 @@ impl Bound {
         let receive_buffer = grow_receive_buffer(&socket, config.receive_buffer);
         let book = AddressBook::new(&config);
         let waker = Arc::new(EventWaker::new()?);
-        Ok(Bound { config, socket, local, receive_buffer, waker, counters: Arc::default(), book })
+        Ok(Bound { config, socket, local, receive_buffer, waker, counters: Arc::default(), book, part: Part::All })
+    }
+
+    /// More sockets on the same address, which take what clients send: each some clients', all of what one client sends.
+    /// Ask before this becomes a transport.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn for_clients(&mut self, sockets: usize) -> Result<Vec<Bound>, Error> {
+        // Nobody else can join them: everybody's first socket asks for its address alone.
+        self.socket.set_reuse_port(true).map_err(Error::io("setsockopt SO_REUSEPORT"))?;
+        let mut bound = Vec::with_capacity(sockets);
+        for _ in 0..sockets {
+            let socket = new_socket(self.local)?;
+            socket.set_reuse_port(true).map_err(Error::io("setsockopt SO_REUSEPORT"))?;
+            socket.bind(&self.local.into()).map_err(Error::io("bind"))?;
+            bound.push(Bound {
+                config: self.config.clone(),
+                receive_buffer: grow_receive_buffer(&socket, self.config.receive_buffer),
+                socket,
+                local: self.local,
+                waker: Arc::new(EventWaker::new()?),
+                counters: Arc::default(),
+                book: AddressBook::new(&self.config),
+                part: Part::Clients,
+            });
+        }
+        if sockets > 0 {
+            sys::steer(self.socket.as_fd(), sockets).map_err(Error::io("setsockopt SO_ATTACH_REUSEPORT_CBPF"))?;
+            self.part = Part::Replicas;
+        }
+        Ok(bound)
     }
 
     /// Tells it the replicas' addresses, where ports became known only by binding.
@@ -289,6 +332,9 @@ pub fn free_ports(ip: IpAddr, from: u16, count: u16) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{ClientId, EndpointId};
+    use crate::wire::Header;
+    use crate::wire::header::{CLIENT, Kind, Principal, ProofKind};
 
     fn client(replicas: &[SocketAddr]) -> UdpConfig {
         UdpConfig::client(replicas.to_vec())
@@ -318,6 +364,41 @@ mod tests {
     fn a_larger_receive_buffer_is_asked_for_and_reported() {
         let bound = Bound::bind(client(&["127.0.0.1:9".parse().unwrap()])).unwrap();
         assert!(bound.receive_buffer() >= 212_992, "{}", bound.receive_buffer());
+    }
+
+    #[test]
+    fn each_client_has_a_socket_and_all_else_the_first() {
+        let mut first = Bound::bind(client(&["127.0.0.1:9".parse().unwrap()])).unwrap();
+        let clients = first.for_clients(3).unwrap();
+        let from = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let received = |bound: &Bound| {
+            let mut inbound = sys::Inbound::new(2_000);
+            std::iter::from_fn(|| inbound.receive(bound.socket.as_fd()).ok()).sum::<usize>()
+        };
+        let mut expected = [0; 4];
+        for id in 0..300u64 {
+            let id = ClientId(id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            let (sender, receiver) = (Principal::Client(id, EndpointId(1)), Principal::Replica(ReplicaId(0)));
+            let (kind, proof) = (Kind::Pack, ProofKind::Mac);
+            let header = Header { kind, proof, receiver, sender, cluster: 1, sender_epoch: 0, receiver_epoch: 0 };
+            expected[1 + sys::client_shard(id, 3)] += 1;
+            from.send_to(&header.encode(), first.local_address()).unwrap();
+        }
+        assert!(expected[1..].iter().all(|&count| count > 50), "{expected:?}");
+        // A replica that could not be connected to, and strangers.
+        let (sender, receiver) = (Principal::Replica(ReplicaId(1)), Principal::Replica(ReplicaId(0)));
+        let (kind, proof) = (Kind::Envelope, ProofKind::Mac);
+        let header = Header { kind, proof, receiver, sender, cluster: 1, sender_epoch: 0, receiver_epoch: 0 };
+        for bytes in [&header.encode()[..], &[], &[CLIENT; 7], &[0; 2_000]] {
+            from.send_to(bytes, first.local_address()).unwrap();
+            expected[0] += 1;
+        }
+        let got: Vec<usize> = std::iter::once(&first).chain(&clients).map(received).collect();
+        assert_eq!(got, expected);
+        // To others the address is taken.
+        let mut config = client(&["127.0.0.1:9".parse().unwrap()]);
+        config.bind = first.local_address();
+        assert!(matches!(Bound::bind(config), Err(Error::AddressInUse { .. })));
     }
 
     #[test]

@@ -12,11 +12,12 @@ pub const SPLIT_MIN: usize = 4;
 
 /// What the operator asked for.
 ///
-/// As text: `auto`, `fused`, one core's number (fused and pinned), or `network=0,1 execution=2 checkpoint=3`.
+/// As text: `auto`, `fused`, one core's number (fused and pinned), or `network=0,1 execution=2 checkpoint=3`, with
+/// `clients=4,5` for cores of their own to clients' datagrams.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum Cores {
-    /// Split if the process may use [`SPLIT_MIN`] cores, else fused. For a replica that has its host, or its cpuset, to
-    /// itself: several that share cores should be fused.
+    /// Split if the process may use [`SPLIT_MIN`] cores, else fused; of more, up to four are for clients. For a replica that
+    /// has its host, or its cpuset, to itself: several that share cores should be fused.
     #[default]
     Auto,
     /// One thread, on any core.
@@ -37,6 +38,9 @@ pub enum Placement {
     Split {
         /// The first has the sockets and authentication. The second, if there is one, has agreement, else the first too.
         network: Vec<usize>,
+        /// Each has a socket for some of the clients, and authenticates what they send and what is sent to them. If there
+        /// is none, the first network core does.
+        clients: Vec<usize>,
         /// The service.
         execution: usize,
         /// Digests, signatures, files.
@@ -67,9 +71,14 @@ impl Cores {
             Cores::Fused => Placement::Fused { core: None },
             Cores::Explicit(placement) => placement.clone(),
             Cores::Auto => match allowed {
-                [network @ .., execution, checkpoint] if allowed.len() >= SPLIT_MIN => {
-                    let network = network[..NETWORK_MAX].to_vec();
-                    Placement::Split { network, execution: *execution, checkpoint: *checkpoint }
+                [others @ .., execution, checkpoint] if allowed.len() >= SPLIT_MIN => {
+                    let (network, clients) = others.split_at(NETWORK_MAX);
+                    Placement::Split {
+                        network: network.to_vec(),
+                        clients: clients[..clients.len().min(CLIENTS_AUTO)].to_vec(),
+                        execution: *execution,
+                        checkpoint: *checkpoint,
+                    }
                 }
                 _ => Placement::Fused { core: None },
             },
@@ -82,34 +91,40 @@ impl Cores {
 /// One network core has the sockets, authentication and agreement; the second takes agreement from it.
 const NETWORK_MAX: usize = 2;
 
+/// Cores for clients that `auto` takes: one digests and MACs some hundred thousand of their datagrams a second.
+const CLIENTS_AUTO: usize = 4;
+
+/// Cores for clients: each is a ring to and from other roles.
+const CLIENTS_MAX: usize = 16;
+
 const _: () = assert!(SPLIT_MIN == NETWORK_MAX + 2, "`auto` gives each role a core");
 
 impl Placement {
-    /// All cores named, in the order network, execution, checkpoint.
+    /// All cores named, in the order network, clients, execution, checkpoint.
     pub fn cores(&self) -> Vec<usize> {
         match self {
             Placement::Fused { core } => core.iter().copied().collect(),
-            Placement::Split { network, execution, checkpoint } => {
-                network.iter().chain([execution, checkpoint]).copied().collect()
+            Placement::Split { network, clients, execution, checkpoint } => {
+                network.iter().chain(clients).chain([execution, checkpoint]).copied().collect()
             }
         }
     }
 
     /// The placement that a bare list means: one core is fused; three are network, execution, checkpoint; of four the
-    /// first two are network.
+    /// first two are network. None of them is for clients alone.
     pub fn of(cores: &[usize]) -> Option<Placement> {
         match *cores {
             [core] => Some(Placement::Fused { core: Some(core) }),
             [ref network @ .., execution, checkpoint] if (1..=NETWORK_MAX).contains(&network.len()) => {
-                Some(Placement::Split { network: network.to_vec(), execution, checkpoint })
+                Some(Placement::Split { network: network.to_vec(), clients: Vec::new(), execution, checkpoint })
             }
             _ => None,
         }
     }
 
     fn check(&self, allowed: &[usize]) -> Result<(), CoresError> {
-        if let Placement::Split { network, .. } = self
-            && !(1..=NETWORK_MAX).contains(&network.len())
+        if let Placement::Split { network, clients, .. } = self
+            && (!(1..=NETWORK_MAX).contains(&network.len()) || clients.len() > CLIENTS_MAX)
         {
             return Err(CoresError::Malformed { text: self.to_string() });
         }
@@ -128,9 +143,13 @@ impl fmt::Display for Placement {
         match self {
             Placement::Fused { core: None } => f.write_str("fused"),
             Placement::Fused { core: Some(core) } => write!(f, "{core}"),
-            Placement::Split { network, execution, checkpoint } => {
-                let network: Vec<String> = network.iter().map(usize::to_string).collect();
-                write!(f, "network={} execution={execution} checkpoint={checkpoint}", network.join(","))
+            Placement::Split { network, clients, execution, checkpoint } => {
+                let list = |cores: &[usize]| cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",");
+                write!(f, "network={} ", list(network))?;
+                if !clients.is_empty() {
+                    write!(f, "clients={} ", list(clients))?;
+                }
+                write!(f, "execution={execution} checkpoint={checkpoint}")
             }
         }
     }
@@ -160,11 +179,12 @@ impl FromStr for Cores {
         if !text.contains('=') {
             return Ok(Cores::Explicit(Placement::Fused { core: Some(number(text)?) }));
         }
-        let (mut network, mut execution, mut checkpoint) = (None, None, None);
+        let (mut network, mut clients, mut execution, mut checkpoint) = (None, None, None, None);
         for part in text.split_whitespace() {
             let (role, list) = part.split_once('=').ok_or_else(malformed)?;
             let place = match role {
                 "network" => &mut network,
+                "clients" => &mut clients,
                 "execution" => &mut execution,
                 "checkpoint" => &mut checkpoint,
                 _ => return Err(malformed()),
@@ -180,6 +200,7 @@ impl FromStr for Cores {
         };
         Ok(Cores::Explicit(Placement::Split {
             network: network.ok_or_else(malformed)?,
+            clients: clients.unwrap_or_default(),
             execution: one(execution)?,
             checkpoint: one(checkpoint)?,
         }))
@@ -191,7 +212,11 @@ mod tests {
     use super::*;
 
     fn split(network: &[usize], execution: usize, checkpoint: usize) -> Placement {
-        Placement::Split { network: network.to_vec(), execution, checkpoint }
+        split_for(network, &[], execution, checkpoint)
+    }
+
+    fn split_for(network: &[usize], clients: &[usize], execution: usize, checkpoint: usize) -> Placement {
+        Placement::Split { network: network.to_vec(), clients: clients.to_vec(), execution, checkpoint }
     }
 
     #[test]
@@ -200,7 +225,9 @@ mod tests {
         assert_eq!(Cores::Auto.place(&[]), Ok(fused.clone()));
         assert_eq!(Cores::Auto.place(&[0, 1, 2]), Ok(fused.clone()));
         assert_eq!(Cores::Auto.place(&[4, 5, 6, 7]), Ok(split(&[4, 5], 6, 7)));
-        assert_eq!(Cores::Auto.place(&(0..64).collect::<Vec<_>>()), Ok(split(&[0, 1], 62, 63)));
+        assert_eq!(Cores::Auto.place(&[1, 3, 5, 7, 9]), Ok(split_for(&[1, 3], &[5], 7, 9)));
+        let many: Vec<usize> = (0..64).collect();
+        assert_eq!(Cores::Auto.place(&many), Ok(split_for(&[0, 1], &[2, 3, 4, 5], 62, 63)));
         assert_eq!(Cores::Fused.place(&[4, 5, 6, 7]), Ok(fused));
     }
 
@@ -208,13 +235,21 @@ mod tests {
     fn explicit_cores_must_be_allowed_and_apart() {
         let place = |text: &str| text.parse::<Cores>().and_then(|cores| cores.place(&[0, 1, 2, 3]));
         assert_eq!(place("network=0,1 execution=2 checkpoint=3"), Ok(split(&[0, 1], 2, 3)));
+        assert_eq!(place("network=0 clients=1 execution=2 checkpoint=3"), Ok(split_for(&[0], &[1], 2, 3)));
         assert_eq!(place("2"), Ok(Placement::Fused { core: Some(2) }));
+        let many = (2..19).map(|core| core.to_string()).collect::<Vec<_>>().join(",");
+        let many = place(&format!("network=0 clients={many} execution=1 checkpoint=3"));
+        assert!(matches!(many, Err(CoresError::Malformed { .. })));
         let allowed = vec![0, 1, 2, 3];
         assert!(matches!(place("network=0,1,2 execution=3 checkpoint=4"), Err(CoresError::Malformed { .. })));
         assert_eq!(place("9"), Err(CoresError::Outside { wanted: vec![9], allowed: allowed.clone() }));
         assert_eq!(
             place("network=0,1 execution=1 checkpoint=3"),
             Err(CoresError::Shared { core: 1, allowed: allowed.clone() })
+        );
+        assert_eq!(
+            place("network=0 clients=2,2 execution=1 checkpoint=3"),
+            Err(CoresError::Shared { core: 2, allowed: allowed.clone() })
         );
         assert_eq!(
             place("network=7 execution=1 checkpoint=8"),
@@ -234,7 +269,8 @@ mod tests {
 
     #[test]
     fn cores_read_what_they_write_and_refuse_the_rest() {
-        for text in ["auto", "fused", "3", "network=0,1 execution=2 checkpoint=3"] {
+        let split = ["network=0,1 execution=2 checkpoint=3", "network=0 clients=4,5 execution=2 checkpoint=3"];
+        for text in ["auto", "fused", "3"].into_iter().chain(split) {
             assert_eq!(text.parse::<Cores>().unwrap().to_string(), text);
         }
         for text in ["", "x", "-1", "1,2", "network=1", "network=1 execution=2,3 checkpoint=4", "network= execution=1"]

@@ -25,6 +25,12 @@ macro_rules! counters {
         }
 
         impl $plain {
+            /// Both together.
+            #[must_use]
+            pub fn plus(self, other: Self) -> Self {
+                $plain { $($name: self.$name + other.$name,)* }
+            }
+
             /// Names and values, in order.
             pub fn entries(&self) -> impl Iterator<Item = (&'static str, u64)> {
                 [$((stringify!($name), self.$name),)*].into_iter()

@@ -1,9 +1,12 @@
-//! The system calls that no crate wraps safely: recvmmsg, sendmmsg and three socket options.
+//! The system calls that no crate wraps safely: recvmmsg, sendmmsg and four socket options.
 
 use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::types::ClientId;
+use crate::wire::header;
 
 /// Datagrams per system call.
 pub(crate) const BATCH: usize = 32;
@@ -172,6 +175,43 @@ pub(crate) fn coalesce(socket: BorrowedFd<'_>, on: bool) -> io::Result<()> {
         libc::setsockopt(socket.as_raw_fd(), libc::SOL_UDP, libc::UDP_GRO, std::ptr::from_ref(&value).cast(), len)
     };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Which socket of those that share an address takes a datagram, by what the client's id in its header begins with: socket
+/// 1 + [`client_shard`] for what names a client as its sender, socket 0 for all else. They are counted in the order in which
+/// they were bound. For as many client sockets as there are.
+pub(crate) fn steer(socket: BorrowedFd<'_>, clients: usize) -> io::Result<()> {
+    use libc::{BPF_A, BPF_ABS, BPF_ADD, BPF_ALU, BPF_B, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_MOD, BPF_RET, BPF_W};
+    let step = |code: u32, jt: u8, jf: u8, k: usize| libc::sock_filter { code: code as u16, jt, jf, k: k as u32 };
+    // A load beyond the datagram's end gives 0.
+    let mut program = [
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, header::SENDER_AT),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 1, 0, usize::from(header::CLIENT)),
+        step(BPF_RET | BPF_K, 0, 0, 0),
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, header::CLIENT_AT),
+        step(BPF_ALU | BPF_MOD | BPF_K, 0, 0, clients),
+        step(BPF_ALU | BPF_ADD | BPF_K, 0, 0, 1),
+        step(BPF_RET | BPF_A, 0, 0, 0),
+    ];
+    let value = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    let len = mem::size_of::<libc::sock_fprog>() as libc::socklen_t;
+    // SAFETY: `value` is `len` readable bytes, and names `program`, which lives until the kernel has copied it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            std::ptr::from_ref(&value).cast(),
+            len,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Which of `clients` client sockets takes what a client sends; [`steer`] has the kernel compute the same.
+pub(crate) fn client_shard(client: ClientId, clients: usize) -> usize {
+    let [a, b, c, d, ..] = client.0.to_le_bytes();
+    u32::from_be_bytes([a, b, c, d]) as usize % clients
 }
 
 /// What a control message says about the size of the datagrams that were received together; none if it says nothing.

@@ -31,6 +31,10 @@ pub const MAC: usize = 8;
 pub const SIGNATURE: usize = 64;
 /// The sender or receiver index that means: a client.
 pub const CLIENT: u8 = 0xff;
+/// Where a header has its sender's index, and its client's id: for who looks at these alone.
+pub const SENDER_AT: usize = 7;
+/// See [`SENDER_AT`]. Eight bytes, the least significant first.
+pub const CLIENT_AT: usize = 16;
 
 const _: () = assert!(
     HEADER + FRAGMENT_HEADER + MAC + HEADER + SIGNATURE <= Head::MAX,

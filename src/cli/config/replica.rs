@@ -40,7 +40,8 @@ pub struct ReplicaFile {
     /// The packet path.
     #[serde(default)]
     pub transport: TransportKind,
-    /// Placement: `auto`, `fused`, one core's number, or `network=0,1 execution=2 checkpoint=3`.
+    /// Placement: `auto`, `fused`, one core's number, or `network=0,1 execution=2 checkpoint=3`; with `clients=4,5`
+    /// clients' datagrams have cores of their own.
     #[serde(default = "auto")]
     pub cores: String,
     /// Receive buffer to ask of the kernel, per socket.

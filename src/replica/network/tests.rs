@@ -667,3 +667,31 @@ fn p53_who_receives_large_messages_is_told_so() {
     receive(&mut last, NOW + ms(100), Datagram { from: Peer::Replica(ReplicaId(0)), bytes });
     assert!(last.receives_bulk(NOW + ms(119)) && !last.receives_bulk(NOW + ms(120)), "in pieces");
 }
+
+#[test]
+fn p12_whom_another_network_role_met_is_known_inside_pre_prepares() {
+    let open = Arc::new(ClusterKeys { clients: Clients::Open, ..(*cluster()).clone() });
+    let replica = |i: u8| {
+        let keys = Keyring::replica(ReplicaId(i), &identity(i), open.clone(), AuthMode::Mac).unwrap();
+        Network::new(NetworkConfig::default(), keys, ClusterSize::of(4).unwrap()).unwrap()
+    };
+    let (mut primary, mut other, mut backup) = (replica(0), replica(1), replica(1));
+    let client = Keyring::client(&identity(100), ENDPOINT, open.clone(), AuthMode::Mac).unwrap();
+    let (signed, maced) =
+        (pack(&client, RequestKind::Ordered, 1, b"a", true), pack(&client, RequestKind::Ordered, 2, b"b", false));
+    let proposal = |packs| PrePrepare { view: View(0), n: SeqNum(1), choice: Choice::default(), packs };
+    primary.broadcast(Message::PrePrepare(proposal(vec![Proposed::Inline(maced.clone())])));
+    let datagram = flush(&mut primary).into_iter().find(|o| o.to == Peer::Replica(ReplicaId(1))).unwrap();
+    let datagram = Datagram { from: Peer::Replica(ReplicaId(0)), bytes: datagram.to_bytes() };
+    let unproven = |backup: &mut Network| {
+        let inbound = receive(backup, NOW, datagram.clone());
+        let [Inbound::PrePrepare(_, unproven)] = &inbound[..] else { panic!("{inbound:?}") };
+        unproven.clone()
+    };
+    assert_eq!(unproven(&mut backup), [maced.digest()]);
+    // The network role that has this client's socket.
+    let inbound = receive(&mut other, NOW, pack_datagram(&client, 1, &signed, 9));
+    let [Inbound::Request { pack, signed: true }] = &inbound[..] else { panic!("{inbound:?}") };
+    backup.meet(pack);
+    assert_eq!(unproven(&mut backup), []);
+}

@@ -1,7 +1,7 @@
 //! Questions to a running replica, answered by its roles between two turns.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,14 +19,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Parts {
     /// By agreement, or by a fused replica as a whole.
     pub(super) report: Option<StatusReport>,
-    /// By the network role: what was dropped, by reason.
-    pub(super) rejects: Vec<(&'static str, u64)>,
+    /// By the network role, and by each for clients: what was dropped, by reason.
+    pub(super) rejects: Vec<Vec<(&'static str, u64)>>,
     /// By the network role: wrong MACs, by replica.
     pub(super) bad_macs: Vec<u64>,
     /// By the network role: what each replica sent that no correct one sends.
     pub(super) misdeeds: Vec<Vec<(&'static str, u64)>>,
-    /// By the network role: the last datagram of another cluster.
-    pub(super) foreign: Option<Foreign>,
+    /// By these: the last datagram of another cluster.
+    pub(super) foreign: Vec<Option<Foreign>>,
     /// By the execution role: pages of the service's and the library's region.
     pub(super) pages: Option<(u32, u32)>,
     /// By the checkpoint role: roots of the last checkpoints.
@@ -52,7 +52,11 @@ impl Parts {
     /// One report of all parts.
     fn assemble(&self) -> Option<StatusReport> {
         let mut report = self.report.clone()?;
-        report.rejects.extend(&self.rejects);
+        let mut rejects: BTreeMap<&'static str, u64> = BTreeMap::new();
+        for &(reason, count) in self.rejects.iter().flatten() {
+            *rejects.entry(reason).or_default() += count;
+        }
+        report.rejects.extend(rejects);
         report.rejects.extend(self.bad_signatures.map(|count| ("bad_statement_signature", count)));
         for peer in &mut report.peers {
             let id = usize::from(peer.id.0);
@@ -68,7 +72,8 @@ impl Parts {
             report.divergence.clone_from(&self.divergence);
             report.differences.clone_from(&self.differences);
         }
-        report.foreign = report.foreign.or(self.foreign);
+        let last = self.foreign.iter().flatten().max_by_key(|foreign| foreign.at);
+        report.foreign = report.foreign.or(last.copied());
         report.checkpoints.extend(&self.roots);
         if let Some((service, library)) = self.pages {
             (report.service_pages, report.library_pages) = (service, library);
@@ -89,9 +94,10 @@ pub(super) struct Board {
 }
 
 impl Board {
-    /// For so many roles, which these bells wake.
-    pub(super) fn new(roles: usize, bells: Vec<Arc<dyn Wake>>) -> Board {
-        let parts = Parts { answered: vec![0; roles], ..Parts::default() };
+    /// For so many roles, which these bells wake; so many of them are network roles.
+    pub(super) fn new(roles: usize, networks: usize, bells: Vec<Arc<dyn Wake>>) -> Board {
+        let (rejects, foreign) = (vec![Vec::new(); networks], vec![None; networks]);
+        let parts = Parts { rejects, foreign, answered: vec![0; roles], ..Parts::default() };
         Board { asked: AtomicU64::new(0), parts: Mutex::new(parts), answered: Condvar::new(), bells }
     }
 

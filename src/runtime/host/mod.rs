@@ -3,6 +3,7 @@
 //! ```text
 //! fused   one thread: transport, network, agreement, execution, checkpoint
 //! split   castra-network     transport, network role
+//!         castra-clients     the same for some of the clients, if they have cores of their own
 //!         castra-agreement   agreement (on the network thread, if that has one core only)
 //!         castra-execution   the service
 //!         castra-checkpoint  digests and signatures, in a glommio executor
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod front;
 mod split;
 #[cfg(test)]
 mod tests;
@@ -22,12 +24,14 @@ use std::thread::{self, JoinHandle};
 use std::{io, panic};
 
 use self::board::{Answering, Board};
+use self::front::Path;
+use self::split::SplitCores;
 use self::viewer::viewer;
 pub use self::viewer::{Unseen, Viewer};
 use super::bind::Bound;
 use super::cores::{self, Placement};
 use super::drive::drive_with;
-use super::{Backend, Clock, Counters, Error, LoopCounters, LoopCounts, Stop, Udp, WaitPolicy};
+use super::{Backend, Clock, Counters, Counts, Error, LoopCounters, LoopCounts, Stop, Udp, WaitPolicy};
 use crate::auth::Keyring;
 use crate::execution::Service;
 use crate::replica::{Replica, ReplicaConfig, StatusReport};
@@ -57,15 +61,22 @@ pub struct Opened {
     pub fallback: Option<Error>,
     /// The address that others send to.
     pub address: SocketAddr,
-    /// What the transport counts.
-    pub counters: Arc<Counters>,
+    /// What its transports count: one, and one for each core that clients have.
+    pub counters: Vec<Arc<Counters>>,
+}
+
+impl Opened {
+    /// What they have counted together.
+    pub fn counts(&self) -> Counts {
+        self.counters.iter().fold(Counts::default(), |sum, counters| sum.plus(counters.read()))
+    }
 }
 
 /// A replica that runs.
 pub struct Running {
     board: Arc<Board>,
     stop: Stop,
-    loops: Arc<LoopCounters>,
+    loops: Vec<Arc<LoopCounters>>,
     viewer: Viewer,
     threads: Vec<JoinHandle<Result<(), Error>>>,
 }
@@ -97,18 +108,27 @@ impl Host {
         self,
         keys: Keyring,
         service: S,
-        bound: Bound,
+        mut bound: Bound,
         backend: Backend,
     ) -> Result<(Running, Opened), Error> {
         let (tell, told) = mpsc::channel();
-        let (waker, address, counters) = (bound.waker(), bound.local_address(), bound.counters());
-        let open = move || {
+        let shards = match &self.placement {
+            Placement::Split { clients, .. } if !clients.is_empty() => bound.for_clients(clients.len())?,
+            Placement::Split { .. } | Placement::Fused { .. } => Vec::new(),
+        };
+        let (waker, address) = (bound.waker(), bound.local_address());
+        let counters = std::iter::once(&bound).chain(&shards).map(Bound::counters).collect();
+        let open = Box::new(move || {
             let (udp, fallback) = Udp::open(bound, backend)?;
             // Whoever waits for this is there until it comes.
             let _ = tell.send((udp.name(), fallback));
             Ok(udp)
+        });
+        let path = |bound: Bound| -> Path<Udp> {
+            Path { waker: bound.waker(), open: Box::new(move || Ok(Udp::open(bound, backend)?.0)) }
         };
-        let running = self.start_over(keys, service, waker, open)?;
+        let shards = shards.into_iter().map(path).collect();
+        let running = self.start_on(keys, service, Path { waker, open }, shards)?;
         match told.recv() {
             Ok((transport, fallback)) => Ok((running, Opened { transport, fallback, address, counters })),
             Err(mpsc::RecvError) => Err(running.end().err().unwrap_or_else(closed)),
@@ -118,36 +138,49 @@ impl Host {
     /// Starts a replica over any transport, which `open` makes on its thread and `waker` wakes.
     ///
     /// # Errors
-    /// A thread that could not be started; an inconsistent configuration as `InvalidInput`. What `open` meets is
-    /// [`Running::join`]'s.
-    pub fn start_over<S: Service, T: Transport>(
+    /// A thread that could not be started; an inconsistent configuration, such as cores for clients, whom the transport
+    /// cannot tell apart, as `InvalidInput`. What `open` meets is [`Running::join`]'s.
+    pub fn start_over<S: Service, T: Transport + 'static>(
         self,
         keys: Keyring,
         service: S,
         waker: Arc<dyn Wake>,
         open: impl FnOnce() -> Result<T, Error> + Send + 'static,
     ) -> Result<Running, Error> {
+        self.start_on(keys, service, Path { waker, open: Box::new(open) }, Vec::new())
+    }
+
+    fn start_on<S: Service, T: Transport + 'static>(
+        self,
+        keys: Keyring,
+        service: S,
+        path: Path<T>,
+        shards: Vec<Path<T>>,
+    ) -> Result<Running, Error> {
         let stop = Stop::new();
         self.stop.wakes(Arc::new(Chain(stop.clone())));
         match self.placement.clone() {
-            Placement::Fused { core } => self.fused(keys, service, core, stop, waker, open),
-            Placement::Split { network, execution, checkpoint } => {
-                split::start(self, keys, service, (network, execution, checkpoint), stop, waker, open)
+            Placement::Fused { core } => self.fused(keys, service, core, stop, path),
+            Placement::Split { network, clients, execution, checkpoint } if clients.len() == shards.len() => {
+                let clients = clients.into_iter().zip(shards).collect();
+                split::start(self, keys, service, SplitCores { network, execution, checkpoint }, stop, path, clients)
+            }
+            Placement::Split { .. } => {
+                Err(inconsistent("only UDP has a socket for each core that clients have".into()))
             }
         }
     }
 
-    fn fused<S: Service, T: Transport>(
+    fn fused<S: Service, T: Transport + 'static>(
         self,
         keys: Keyring,
         service: S,
         core: Option<usize>,
         stop: Stop,
-        waker: Arc<dyn Wake>,
-        open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+        Path { waker, open }: Path<T>,
     ) -> Result<Running, Error> {
         let mut replica = Replica::new(self.config, keys, service, self.clock.now()).map_err(inconsistent)?;
-        let board = Arc::new(Board::new(1, vec![waker.clone()]));
+        let board = Arc::new(Board::new(1, 0, vec![waker.clone()]));
         let loops = Arc::new(LoopCounters::default());
         let (viewer, views) = viewer::<S>(waker.clone());
         stop.wakes(waker);
@@ -171,7 +204,7 @@ impl Host {
             }
         };
         let threads = vec![spawn("castra-replica", body)?];
-        Ok(Running { board, stop, loops, viewer, threads })
+        Ok(Running { board, stop, loops: vec![loops], viewer, threads })
     }
 }
 
@@ -202,9 +235,9 @@ impl Running {
         self.viewer.clone()
     }
 
-    /// What the loop over the transport counts.
+    /// What the loops over the transports count.
     pub fn loops(&self) -> LoopCounts {
-        self.loops.read()
+        self.loops.iter().fold(LoopCounts::default(), |sum, loops| sum.plus(loops.read()))
     }
 
     /// Whether it has ended: it was stopped, or its service panicked, or it failed to start.

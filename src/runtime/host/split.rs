@@ -9,6 +9,8 @@
 //!     │                       ▲ ──────── Verified checkpoint ───────┘ │
 //!     └── Claim, FETCH-STATE, STATE ──────────────────────────────────┘
 //! ```
+//! Where clients have cores of their own, there are more network roles, one for each: they give to agreement, and execution
+//! gives to them ([`front`](super::front)).
 //! The checkpoint role also sends to the network role (parts of states, questions for them), and to agreement what comes
 //! of a transfer; the fetched state goes from there to execution, in order with the commands.
 //! Why nothing can get stuck: a role whose outlet is clogged takes no new *work* (datagrams, inbound messages, commands),
@@ -23,6 +25,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::board::{Answering, Board, Parts};
+use super::front::{ClientFront, ClientRings, Gate, INTRODUCED_MAX, Path, front_of};
 use super::viewer::{Views, viewer};
 use super::{Host, Running, StopOnDrop, inconsistent, spawn};
 use crate::auth::{Keyring, Verified};
@@ -33,11 +36,12 @@ use crate::replica::transfer::FetchStats;
 use crate::replica::{
     Checkpointer, Finding, Inbound, Network, PeerReport, STALE_AFTER, StatusReport, Task, stopped_text,
 };
+use crate::runtime::cores::pin;
 use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
 use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
-use crate::runtime::{Error, LoopCounters, Stop, cores, drive};
+use crate::runtime::{Error, LoopCounters, Stop, drive};
 use crate::state::{Page, RegionId};
-use crate::transport::{Datagram, Machine, Outgoing, Peer, Transport, Wake, Woken};
+use crate::transport::{Datagram, Machine, Outgoing, Transport, Wake};
 use crate::types::{ClusterSize, Digest, Executed, ReplicaId, SeqNum, Time};
 use crate::wire::{Claim, Message, Pack};
 
@@ -73,8 +77,8 @@ enum Said {
     Mute,
 }
 
-/// What execution tells the network role.
-enum Answer {
+/// What execution tells a network role.
+pub(super) enum Answer {
     Reply(Reply),
     /// The state was replaced by a certified one: what follows may be sent.
     Fresh,
@@ -98,40 +102,6 @@ enum Done {
 /// What the checkpoint role gives back to execution.
 type Returned = Vec<(RegionId, Arc<Page>)>;
 
-/// Keeps datagrams in the sockets while the roles behind cannot take more.
-struct Gate<T> {
-    transport: T,
-    closed: Rc<Cell<bool>>,
-}
-
-impl<T: Transport> Transport for Gate<T> {
-    fn receive(&mut self, into: &mut Vec<Datagram>) {
-        if !self.closed.get() {
-            self.transport.receive(into);
-        }
-    }
-
-    fn send(&mut self, batch: &mut Vec<Outgoing>) {
-        self.transport.send(batch);
-    }
-
-    fn wait(&mut self, until: Time) -> Woken {
-        self.transport.wait(until)
-    }
-
-    fn now(&self) -> Time {
-        self.transport.now()
-    }
-
-    fn waker(&self) -> Arc<dyn Wake> {
-        self.transport.waker()
-    }
-
-    fn mtu(&self, to: Peer) -> usize {
-        self.transport.mtu(to)
-    }
-}
-
 /// The network role, and agreement if the two share a core.
 struct Front {
     network: Network,
@@ -141,6 +111,8 @@ struct Front {
     said: Inlet<Said>,
     transfers: Inlet<(ReplicaId, Message)>,
     replies: Inlet<Answer>,
+    /// Signed packs that came to cores for clients.
+    introduced: Vec<Inlet<Verified<Pack>>>,
     inbound: Vec<Inbound>,
     closed: Rc<Cell<bool>>,
     muted: bool,
@@ -150,8 +122,8 @@ struct Front {
 
 impl Front {
     fn account(&self, parts: &mut Parts) {
-        parts.rejects = self.network.rejects();
-        parts.foreign = self.network.foreign();
+        parts.rejects[0] = self.network.rejects();
+        parts.foreign[0] = self.network.foreign();
         parts.bad_macs = self.size.replicas().map(|id| self.network.bad_macs(id)).collect();
         parts.misdeeds = self.size.replicas().map(|id| self.network.misdeeds(id).collect()).collect();
     }
@@ -214,6 +186,12 @@ impl Machine for Front {
             agreement.turn(now);
         }
         self.listen();
+        for introduced in &mut self.introduced {
+            for _ in 0..INTRODUCED_MAX {
+                let Some(pack) = introduced.pop() else { break };
+                self.network.meet(&pack);
+            }
+        }
         self.network.flush(now, outbox);
         self.answering.if_asked(|parts| self.account(parts));
     }
@@ -223,11 +201,12 @@ impl Machine for Front {
     }
 
     fn deadline(&self) -> Time {
-        if self.closed.get() || !self.said.is_empty() || !self.replies.is_empty() || !self.transfers.is_empty() {
+        let waits = !self.said.is_empty() || !self.replies.is_empty() || !self.transfers.is_empty();
+        if self.closed.get() || waits || self.introduced.iter().any(|introduced| !introduced.is_empty()) {
             return Time(0);
         }
         let Some(agreement) = &self.agreement else { return self.network.deadline() };
-        if agreement.is_clogged() || !agreement.inbound.is_empty() {
+        if agreement.is_clogged() || agreement.inbound.iter().any(|inbound| !inbound.is_empty()) {
             return Time(0);
         }
         agreement.deadline().min(self.network.deadline())
@@ -239,10 +218,13 @@ struct AgreementRole {
     agreement: Agreement,
     me: ReplicaId,
     size: ClusterSize,
-    inbound: Inlet<Inbound>,
+    /// From each network role.
+    inbound: Vec<Inlet<Inbound>>,
     done: Inlet<Done>,
     claims: Inlet<Found>,
     to_network: Outlet<Said>,
+    /// That the state has diverged, to each network role for clients.
+    to_clients: Vec<Outlet<()>>,
     to_execution: Outlet<Command>,
     to_checkpoint: Outlet<Task>,
     muted: bool,
@@ -326,6 +308,10 @@ impl AgreementRole {
         let diverged = self.agreement.mode() == Mode::Diverged;
         if diverged && !self.muted {
             self.to_network.push(Said::Mute);
+            for to in &mut self.to_clients {
+                to.push(());
+                to.flush();
+            }
         }
         self.muted = diverged;
     }
@@ -404,14 +390,17 @@ impl Role for AgreementRole {
             self.pump(now);
             turn = Turn::Busy;
         }
-        for _ in 0..TAKE_MAX {
-            if self.is_clogged() {
-                break;
+        // Replicas first; and none of the others is heard less than the next.
+        for from in 0..self.inbound.len() {
+            for _ in 0..TAKE_MAX {
+                if self.is_clogged() {
+                    break;
+                }
+                let Some(item) = self.inbound[from].pop() else { break };
+                self.route(now, item);
+                self.pump(now);
+                turn = Turn::Busy;
             }
-            let Some(item) = self.inbound.pop() else { break };
-            self.route(now, item);
-            self.pump(now);
-            turn = Turn::Busy;
         }
         self.to_network.flush();
         self.to_execution.flush();
@@ -431,7 +420,8 @@ struct ExecutionRole<S: Service> {
     executor: Executor<S>,
     commands: Inlet<Command>,
     returned: Inlet<Returned>,
-    to_network: Outlet<Answer>,
+    /// To the network role, or to each for clients.
+    to_fronts: Vec<Outlet<Answer>>,
     to_agreement: Outlet<Done>,
     to_checkpoint: Outlet<Task>,
     outputs: Vec<Output>,
@@ -456,13 +446,17 @@ impl<S: Service> ExecutionRole<S> {
     }
 
     fn is_clogged(&self) -> bool {
-        self.to_network.is_clogged() || self.to_agreement.is_clogged() || self.to_checkpoint.is_clogged()
+        let fronts = self.to_fronts.iter().any(Outlet::is_clogged);
+        fronts || self.to_agreement.is_clogged() || self.to_checkpoint.is_clogged()
     }
 
     fn emit(&mut self) {
         for output in self.outputs.drain(..) {
             match output {
-                Output::Reply(reply) => self.to_network.push(Answer::Reply(reply)),
+                Output::Reply(reply) => {
+                    let front = front_of(reply.client, self.to_fronts.len());
+                    self.to_fronts[front].push(Answer::Reply(reply));
+                }
                 Output::Executed(n) => self.to_agreement.push(Done::Executed(n)),
                 Output::Unexecuted(pack) => self.to_agreement.push(Done::Unexecuted(pack)),
                 Output::Settled(digest) => self.to_agreement.push(Done::Settled(digest)),
@@ -474,7 +468,7 @@ impl<S: Service> ExecutionRole<S> {
                     self.to_checkpoint.push(Task::Transfer { n, root, diverged });
                 }
                 Output::Compare { n, others } => self.to_checkpoint.push(Task::Compare { n, others }),
-                Output::Installed(_) => self.to_network.push(Answer::Fresh),
+                Output::Installed(_) => self.to_fronts.iter_mut().for_each(|to| to.push(Answer::Fresh)),
                 Output::Unfit(text) => {
                     self.answering.for_good(|parts| parts.stopped = Some(text));
                     self.stop.stop();
@@ -487,7 +481,7 @@ impl<S: Service> ExecutionRole<S> {
             }
         }
         // Replies leave before anything else is done.
-        self.to_network.flush();
+        self.to_fronts.iter_mut().for_each(Outlet::flush);
         self.to_agreement.flush();
     }
 }
@@ -517,7 +511,7 @@ impl<S: Service> Role for ExecutionRole<S> {
         if self.executor.deadline() <= now {
             self.executor.expire(now);
         }
-        self.to_network.flush();
+        self.to_fronts.iter_mut().for_each(Outlet::flush);
         self.to_agreement.flush();
         self.to_checkpoint.flush();
         self.answering.if_asked(|parts| self.account(parts));
@@ -615,16 +609,23 @@ impl Role for CheckpointRole {
     }
 }
 
-/// Starts the roles. Network cores: the first for the transport and the network role, the second, if there is one, for
-/// agreement.
-pub(super) fn start<S: Service, T: Transport>(
+/// Where the roles run.
+pub(super) struct SplitCores {
+    /// The first for the transport and the network role, the second, if there is one, for agreement.
+    pub(super) network: Vec<usize>,
+    pub(super) execution: usize,
+    pub(super) checkpoint: usize,
+}
+
+/// Starts the roles. `clients`: the cores for clients, with what comes to each.
+pub(super) fn start<S: Service, T: Transport + 'static>(
     host: Host,
     keys: Keyring,
     service: S,
-    (network_cores, execution_core, checkpoint_core): (Vec<usize>, usize, usize),
+    cores: SplitCores,
     stop: Stop,
-    waker: Arc<dyn Wake>,
-    open: impl FnOnce() -> Result<T, Error> + Send + 'static,
+    Path { waker, open }: Path<T>,
+    clients: Vec<(usize, Path<T>)>,
 ) -> Result<Running, Error> {
     let Host { config, policy, clock, .. } = host;
     let (me, size) = (config.protocol.me, config.protocol.size);
@@ -634,18 +635,22 @@ pub(super) fn start<S: Service, T: Transport>(
     protocol.boot = keys.boot();
     let checkpointer = Checkpointer::new(keys.signer(), &protocol, config.kept_pages_max, clock.now());
     let agreement = Agreement::new(protocol, clock.now()).map_err(inconsistent)?;
-    let network = Network::new(config.network, keys, size).map_err(inconsistent)?;
+    let let_in = keys.cluster().clients.clone();
+    let network = |keys: Keyring| Network::new(config.network.clone(), keys, size).map_err(inconsistent);
+    let client_networks = clients.iter().map(|_| network(keys.clone())).collect::<Result<Vec<_>, _>>()?;
+    let network = network(keys)?;
     let executor = Executor::new(service, config.execution).map_err(inconsistent)?;
 
-    let shared = network_cores.len() < 2;
+    let shared = cores.network.len() < 2;
     let (agreement_own, agreement_parker) = Bell::new();
     let agreement_bell: Arc<dyn Wake> = if shared { waker.clone() } else { agreement_own };
     let (execution_bell, execution_parker) = Bell::new();
     let checkpoint_bell = Arc::new(BackgroundBell::default());
-    let bells: Vec<Arc<dyn Wake>> =
+    let mut bells: Vec<Arc<dyn Wake>> =
         vec![waker.clone(), agreement_bell.clone(), execution_bell.clone(), checkpoint_bell.clone()];
+    bells.extend(clients.iter().map(|(_, path)| path.waker.clone()));
     bells.iter().for_each(|bell| stop.wakes(bell.clone()));
-    let board = Arc::new(Board::new(4, bells));
+    let board = Arc::new(Board::new(4 + clients.len(), 1 + clients.len(), bells));
     let answering = |role| Answering::new(board.clone(), role);
 
     // Two roles on one thread need not ring for each other.
@@ -656,7 +661,23 @@ pub(super) fn start<S: Service, T: Transport>(
     let (to_execution, commands) = ring(2 * window + QUERIES, execution_bell.clone());
     let (execution_to_agreement, done) = ring(DONE, agreement_bell.clone());
     let (checkpoint_to_network, transfers) = ring(TASKS, waker.clone());
-    let (execution_to_network, replies) = ring(REPLIES, waker);
+    let (execution_to_network, replies) = ring(REPLIES, waker.clone());
+    let (mut inbound, mut introduced, mut fronts, mut to_fronts) = (vec![inbound], vec![], vec![], vec![]);
+    let mut to_clients = Vec::new();
+    for (_, path) in &clients {
+        let (to_agreement, from_clients) = ring(INBOUND, agreement_bell.clone());
+        let (to_first, meets) = ring(TASKS, waker.clone());
+        let (mutes, muted) = ring(1, path.waker.clone());
+        let (answers, replies) = ring(REPLIES, path.waker.clone());
+        inbound.push(from_clients);
+        introduced.push(meets);
+        to_clients.push(mutes);
+        to_fronts.push(answers);
+        fronts.push(ClientRings { to_agreement, to_first, muted, replies });
+    }
+    if to_fronts.is_empty() {
+        to_fronts.push(execution_to_network);
+    }
     let (execution_to_checkpoint, sealed) = ring(TASKS, checkpoint_bell.clone());
     let (network_to_checkpoint, claims) = ring(TASKS, checkpoint_bell.clone());
     let (checkpoint_to_agreement, verified) = ring(TASKS, agreement_bell);
@@ -672,6 +693,7 @@ pub(super) fn start<S: Service, T: Transport>(
         done,
         claims: verified,
         to_network,
+        to_clients,
         to_execution,
         to_checkpoint: agreement_to_checkpoint,
         muted: false,
@@ -683,7 +705,7 @@ pub(super) fn start<S: Service, T: Transport>(
         executor,
         commands,
         returned,
-        to_network: execution_to_network,
+        to_fronts,
         to_agreement: execution_to_agreement,
         to_checkpoint: execution_to_checkpoint,
         outputs: Vec::new(),
@@ -712,13 +734,15 @@ pub(super) fn start<S: Service, T: Transport>(
     };
     let network_answering = answering(0);
 
-    let loops = Arc::new(LoopCounters::default());
-    let mut running = Running { board, stop: stop.clone(), loops: loops.clone(), viewer, threads: Vec::new() };
+    let loops: Vec<Arc<LoopCounters>> = (0..=clients.len()).map(|_| Arc::default()).collect();
+    let mut client_answering: Vec<Answering> = (4..4 + clients.len()).map(answering).collect();
+    let mut running =
+        Running { board: board.clone(), stop: stop.clone(), loops: loops.clone(), viewer, threads: Vec::new() };
     running.threads.push(spawn("castra-checkpoint", {
         let stop = stop.clone();
         move || {
             let _end = StopOnDrop(stop.clone());
-            run_in_background(&mut checkpoint, &checkpoint_bell, Some(checkpoint_core), clock, &stop)?;
+            run_in_background(&mut checkpoint, &checkpoint_bell, Some(cores.checkpoint), clock, &stop)?;
             checkpoint.answering.for_good(|parts| checkpoint.account(parts));
             Ok(())
         }
@@ -727,26 +751,40 @@ pub(super) fn start<S: Service, T: Transport>(
         let stop = stop.clone();
         move || {
             let _end = StopOnDrop(stop.clone());
-            cores::pin(execution_core)?;
+            pin(cores.execution)?;
             run(&mut execution, &execution_parker, clock, &policy, &stop);
             execution.answering.for_good(|parts| execution.account(parts));
             Ok(())
         }
     })?);
     let (inline, own) = if shared { (Some(agreement), None) } else { (None, Some(agreement)) };
-    if let (Some(mut role), Some(&core)) = (own, network_cores.get(1)) {
+    if let (Some(mut role), Some(&core)) = (own, cores.network.get(1)) {
         let stop = stop.clone();
         running.threads.push(spawn("castra-agreement", move || {
             let _end = StopOnDrop(stop.clone());
-            cores::pin(core)?;
+            pin(core)?;
             run(&mut role, &agreement_parker, clock, &policy, &stop);
             role.farewell();
             Ok(())
         })?);
     }
+    for (i, ((core, path), network)) in clients.into_iter().zip(client_networks).enumerate() {
+        let (rings, answering) = (fronts.remove(0), client_answering.remove(0));
+        let (let_in, loops, stop) = (let_in.clone(), loops[1 + i].clone(), stop.clone());
+        running.threads.push(spawn("castra-clients", move || {
+            let _end = StopOnDrop(stop.clone());
+            pin(core)?;
+            let closed = Rc::new(Cell::new(false));
+            let mut gate = Gate { transport: (path.open)()?, closed: closed.clone() };
+            let mut front = ClientFront::new(1 + i, network, rings, &let_in, closed, answering);
+            drive(&mut front, &mut gate, &stop, &policy, &loops);
+            front.farewell();
+            Ok(())
+        })?);
+    }
     running.threads.push(spawn("castra-network", move || {
         let _end = StopOnDrop(stop.clone());
-        network_cores.first().map_or(Ok(()), |&core| cores::pin(core))?;
+        cores.network.first().map_or(Ok(()), |&core| pin(core))?;
         let closed = Rc::new(Cell::new(false));
         let mut gate = Gate { transport: open()?, closed: closed.clone() };
         let mut front = Front {
@@ -757,13 +795,14 @@ pub(super) fn start<S: Service, T: Transport>(
             said,
             transfers,
             replies,
+            introduced,
             inbound: Vec::new(),
             closed,
             muted: false,
             size,
             answering: network_answering,
         };
-        drive(&mut front, &mut gate, &stop, &policy, &loops);
+        drive(&mut front, &mut gate, &stop, &policy, &loops[0]);
         front.farewell();
         Ok(())
     })?);

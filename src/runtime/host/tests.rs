@@ -1,12 +1,12 @@
 //! Whole clusters on threads: fused, split, mixed; over io_uring, sockets and memory.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::*;
-use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Rights};
+use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Principal, Rights};
 use crate::client::{Endpoint, EndpointConfig, Session};
 use crate::execution::{Context, Inspection, ReplyBuffer};
 use crate::protocol;
@@ -14,7 +14,9 @@ use crate::runtime::bind::UdpConfig;
 use crate::runtime::memory;
 use crate::runtime::tests::PATIENCE;
 use crate::state::{PageId, Region};
-use crate::types::{ClusterSize, Digest, EndpointId, ReplicaId, SeqNum};
+use crate::types::{ClientId, ClusterSize, Digest, EndpointId, ReplicaId, SeqNum};
+use crate::wire::header::ProofKind;
+use crate::wire::{Header, Kind};
 
 /// Adds what it is told to, panics if told so, and scatters its writes over pages.
 struct Adder;
@@ -83,13 +85,16 @@ impl Keys {
     }
 
     fn endpoint(&self) -> Endpoint {
-        let keyring = Keyring::client(&self.client, EndpointId(7), self.shared.clone(), AuthMode::Mac).unwrap();
+        self.endpoint_of(&self.client)
+    }
+
+    fn endpoint_of(&self, client: &Identity) -> Endpoint {
+        let keyring = Keyring::client(client, EndpointId(7), self.shared.clone(), AuthMode::Mac).unwrap();
         Endpoint::new(EndpointConfig::default(), keyring, 1)
     }
 }
 
-fn udp_cluster(placements: [Placement; 4], backend: Backend) -> (Vec<Running>, Vec<SocketAddr>) {
-    let keys = keys();
+fn udp_cluster(keys: &Keys, placements: [Placement; 4], backend: Backend) -> (Vec<Running>, Vec<SocketAddr>) {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let bind = |i| Bound::bind(UdpConfig::replica(ReplicaId(i), vec![any; 4])).unwrap();
     let mut bound: Vec<Bound> = (0..4).map(bind).collect();
@@ -160,13 +165,19 @@ fn fused() -> Placement {
 
 /// On as many of the cores as there are: they may be fewer than roles.
 fn split(network: usize) -> Placement {
+    split_for(network, 0)
+}
+
+/// With so many cores for clients.
+fn split_for(network: usize, clients: usize) -> Placement {
     let allowed = cores::allowed();
     let core = |i: usize| allowed[i % allowed.len()];
-    Placement::Split { network: (0..network).map(core).collect(), execution: core(1), checkpoint: core(0) }
+    let (network, clients) = ((0..network).map(core).collect(), (0..clients).map(core).collect());
+    Placement::Split { network, clients, execution: core(1), checkpoint: core(0) }
 }
 
 fn run_udp(placements: [Placement; 4], backend: Backend) {
-    let (cluster, addresses) = udp_cluster(placements, backend);
+    let (cluster, addresses) = udp_cluster(&keys(), placements, backend);
     let (mut client, _) = Udp::open(Bound::bind(UdpConfig::client(addresses)).unwrap(), backend).unwrap();
     let mut endpoint = keys().endpoint();
     let session = endpoint.open_session(64).unwrap();
@@ -195,6 +206,96 @@ fn fused_replicas_serve_over_sockets() {
 #[test]
 fn split_and_fused_replicas_agree() {
     run_udp([split(1), split(2), fused(), split(2)], Backend::Uring);
+}
+
+/// Clients whom nobody listed, on cores of their own, one after the other; then the primary is stopped, and all come again.
+fn many_clients_are_served(placements: [Placement; 4], backend: Backend) {
+    let mut keys = keys();
+    keys.shared = Arc::new(ClusterKeys { clients: Clients::Open, ..(*keys.shared).clone() });
+    let (mut cluster, addresses) = udp_cluster(&keys, placements, backend);
+    let open = || Udp::open(Bound::bind(UdpConfig::client(addresses.clone())).unwrap(), backend).unwrap().0;
+    let mut sum = 0;
+    let mut clients: Vec<_> = (0..8)
+        .map(|i| {
+            let (mut endpoint, mut transport) = (keys.endpoint_of(&Identity::from_seed([100 + i; 32])), open());
+            let session = endpoint.open_session(16).unwrap();
+            add(&mut endpoint, session, &mut transport, sum, 50, 1);
+            sum += 50 * 51 / 2;
+            (endpoint, session, transport)
+        })
+        .collect();
+    agree(&cluster);
+    let report = cluster[0].status().unwrap();
+    let reasons: BTreeSet<&str> = report.rejects.iter().map(|(reason, _)| *reason).collect();
+    assert_eq!(reasons.len(), report.rejects.len(), "each once");
+    drop(cluster.remove(0));
+    for (endpoint, session, transport) in &mut clients {
+        add(endpoint, *session, transport, sum, 50, 1);
+        sum += 50 * 51 / 2;
+    }
+    for running in cluster {
+        assert!(running.status().unwrap().view.0 > 0);
+        running.stop();
+        assert_eq!(running.join().unwrap(), None);
+    }
+}
+
+#[test]
+fn clients_are_served_by_cores_of_their_own_over_uring() {
+    many_clients_are_served([split_for(1, 2), split_for(2, 3), split_for(2, 1), fused()], Backend::Uring);
+}
+
+#[test]
+fn clients_are_served_by_cores_of_their_own_over_sockets() {
+    many_clients_are_served([split_for(2, 2), split_for(1, 1), split_for(1, 3), split(2)], Backend::Sockets);
+}
+
+#[test]
+fn what_one_core_for_clients_counts_is_reported_with_the_rest() {
+    let keys = keys();
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let bound = Bound::bind(UdpConfig::replica(ReplicaId(0), vec![any; 4])).unwrap();
+    let to = bound.local_address();
+    let host = host(0, split_for(1, 2), bound.config().clock);
+    let (running, opened) = host.start(keys.replica(0), Adder, bound, Backend::Auto).unwrap();
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    // Packs of strangers, for either core; and nonsense, which is nobody's.
+    for client in 0..20 {
+        let header = Header {
+            kind: Kind::Pack,
+            proof: ProofKind::Mac,
+            receiver: Principal::Replica(ReplicaId(0)),
+            sender: Principal::Client(ClientId(client << 24), EndpointId(1)),
+            cluster: u64::from_le_bytes([5; 8]),
+            sender_epoch: 0,
+            receiver_epoch: 0,
+        };
+        socket.send_to(&header.encode(), to).unwrap();
+        socket.send_to(b"nonsense", to).unwrap();
+    }
+    let start = Instant::now();
+    loop {
+        let counts = opened.counts();
+        let report = running.status().unwrap();
+        let dropped: u64 = report.rejects.iter().map(|(_, count)| count).sum();
+        if (counts.received, dropped) == (40, 40) {
+            assert_eq!(opened.counters.len(), 3);
+            assert!(opened.counters.iter().all(|counters| counters.read().received > 0));
+            break;
+        }
+        assert!(start.elapsed() < PATIENCE, "{counts:?} {:?}", report.rejects);
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn cores_for_clients_want_a_path_that_tells_them_apart() {
+    let network = memory::Network::new();
+    let transport = network.replica(ReplicaId(0));
+    let waker = transport.waker();
+    let host = host(0, split_for(1, 1), network.clock());
+    let refused = host.start_over(keys().replica(0), Adder, waker, || Ok(transport)).map(|_| ());
+    assert!(matches!(refused, Err(Error::Io { error, .. }) if error.kind() == io::ErrorKind::InvalidInput));
 }
 
 /// An embedded cluster; `start` has its replicas.

@@ -29,7 +29,7 @@ use socket2::Socket;
 
 use self::send::Sender;
 use self::slots::SlotRing;
-use super::bind::{AddressBook, Bound, grow_receive_buffer, new_socket};
+use super::bind::{AddressBook, Bound, Part, grow_receive_buffer, new_socket};
 use super::error::Refusal;
 use super::sys::{self, RawAddress};
 use super::waker::EventWaker;
@@ -430,7 +430,7 @@ fn connected_sockets(bound: &Bound) -> Vec<(Socket, ReplicaId)> {
         socket.connect(&address.into())?;
         Ok(socket)
     };
-    if share(true, &bound.socket).is_err() {
+    if bound.part == Part::Clients || share(true, &bound.socket).is_err() {
         return Vec::new();
     }
     let mut sockets = Vec::new();
@@ -440,7 +440,9 @@ fn connected_sockets(bound: &Bound) -> Vec<(Socket, ReplicaId)> {
             sockets.extend(connect(address).ok().map(|socket| (socket, ReplicaId(i))));
         }
     }
-    for socket in sockets.iter().map(|(socket, _)| socket).chain([&bound.socket]) {
+    // The kernel chooses among unconnected ones only while they share.
+    let first = (bound.part == Part::All).then_some(&bound.socket);
+    for socket in sockets.iter().map(|(socket, _)| socket).chain(first) {
         let _ = share(false, socket);
     }
     sockets
