@@ -1,22 +1,15 @@
 //! Roles on threads of their own: a plain thread that polls, yields and parks, or a glommio executor for background work.
 #![forbid(unsafe_code)]
 
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::sync::Parker;
-use glommio::timer::Timer;
 use glommio::{GlommioError, LocalExecutorBuilder, Placement};
 use io_uring::IoUring;
 
 use super::wait::{WaitPolicy, Waiter};
 use super::{Clock, Error, Stop, cores};
-use crate::transport::Wake;
 use crate::types::Time;
 
 /// What a turn of a role came to.
@@ -68,105 +61,25 @@ pub(crate) fn run(role: &mut impl Role, parker: &Parker, clock: Clock, policy: &
     }
 }
 
-/// Wakes a role in a glommio executor.
-#[derive(Default)]
-pub(crate) struct BackgroundBell {
-    rung: AtomicBool,
-    sleeper: Mutex<Option<Waker>>,
-}
-
-impl BackgroundBell {
-    fn sleeper(&self) -> std::sync::MutexGuard<'_, Option<Waker>> {
-        self.sleeper.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Ends when the bell has been rung since the last time.
-    async fn rung(&self) {
-        poll_fn(|context| {
-            if self.rung.swap(false, SeqCst) {
-                return Poll::Ready(());
-            }
-            *self.sleeper() = Some(context.waker().clone());
-            // A ring between the look above and the line above found nobody to wake.
-            if self.rung.swap(false, SeqCst) { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
-    }
-}
-
-impl Wake for BackgroundBell {
-    fn wake(&self) {
-        if !self.rung.swap(true, SeqCst)
-            && let Some(sleeper) = self.sleeper().take()
-        {
-            sleeper.wake();
-        }
-    }
-}
-
 /// glommio reserves and registers this much for files; its default is 10 MiB.
 const IO_MEMORY: usize = 64 << 10;
 
 /// Entries of each of its rings. 4096 would not fit the usual locked-memory limit.
 const RING_DEPTH: usize = 128;
 
-/// The longest sleep. Once a stop did not reach a sleeping executor, so one wake of another thread was lost on its way; how, is
-/// not known. That costs this much now, and no more.
-const SLEEP_MAX: Duration = Duration::from_millis(250);
-
 /// What its three rings and its file memory take, bytes.
 const LOCKED_BYTES: u64 = 3 * (RING_DEPTH as u64 * (64 + 4 + 2 * 16) + 4_096) + IO_MEMORY as u64;
 
-/// Wakes the thread that polls.
-struct Unpark(thread::Thread);
-
-impl std::task::Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// Polls `future` on the calling thread until it ends, again at `alarm` even if nobody wakes it.
-fn block_on<T>(clock: Clock, alarm: &Cell<Time>, future: impl Future<Output = T>) -> T {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = std::pin::pin!(future);
-    loop {
-        alarm.set(Time::NEVER);
-        match future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            Poll::Ready(value) => return value,
-            Poll::Pending if alarm.get() == Time::NEVER => thread::park(),
-            Poll::Pending => thread::park_timeout(alarm.get().since(clock.now())),
-        }
-    }
-}
-
-/// Ends at `at`; for [`block_on`] with the same `alarm`.
-async fn at(clock: Clock, alarm: &Cell<Time>, at: Time) {
-    poll_fn(|_| {
-        alarm.set(at);
-        if clock.now() >= at { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// Ends with the first of the two.
-async fn either(a: impl Future, b: impl Future) {
-    let (mut a, mut b) = (std::pin::pin!(a), std::pin::pin!(b));
-    poll_fn(|context| match (a.as_mut().poll(context), b.as_mut().poll(context)) {
-        (Poll::Pending, Poll::Pending) => Poll::Pending,
-        _ => Poll::Ready(()),
-    })
-    .await;
-}
-
-/// Runs `role` in a glommio executor on the calling thread, pinned to `core`, until stopped; on the bare thread where
-/// glommio cannot run. Slices of work yield to the executor's other tasks.
+/// Runs `role` on the calling thread, pinned to `core`, until stopped: in a glommio executor while there is something to do,
+/// on the bare thread where glommio cannot run. Slices of work yield to the executor's other tasks. Whoever hands it work
+/// wakes `parker`. (The thread does not sleep in the executor: now and then neither another thread's wake nor a timer ended
+/// glommio's own sleep.)
 ///
 /// # Errors
 /// The locked-memory limit (E001); a core that cannot be had.
 pub(crate) fn run_in_background(
     role: &mut impl Role,
-    bell: &BackgroundBell,
+    parker: &Parker,
     core: Option<usize>,
     clock: Clock,
     stop: &Stop,
@@ -186,35 +99,41 @@ pub(crate) fn run_in_background(
         Ok(_) => make(),
         Err(error) => Err(refused(GlommioError::IoError(error))),
     };
-    let alarm = Cell::new(Time::NEVER);
-    let mut work = async |glommio: bool| {
-        while !stop.is_stopped() {
-            match role.turn(clock.now()) {
-                Turn::Idle => {
-                    let due = role.deadline().min(clock.now() + SLEEP_MAX);
-                    match glommio {
-                        true => either(bell.rung(), Timer::new(due.since(clock.now()))).await,
-                        false => either(bell.rung(), at(clock, &alarm, due)).await,
-                    }
-                }
-                Turn::Clogged => thread::yield_now(),
-                Turn::Busy => {}
-            }
-            if glommio {
-                glommio::yield_if_needed().await;
-            }
-        }
-    };
-    match executor {
-        Ok(executor) => executor.run(work(true)),
+    let executor = match executor {
+        Ok(executor) => Some(executor),
         Err(error @ Error::LockedMemory { .. }) => return Err(error),
         Err(error) => {
             tracing::warn!("the checkpoint role runs without glommio: {error}");
             core.map_or(Ok(()), cores::pin)?;
-            block_on(clock, &alarm, work(false));
+            None
+        }
+    };
+    while !stop.is_stopped() {
+        match &executor {
+            Some(executor) => executor.run(async {
+                while goes_on(role, clock, stop) {
+                    glommio::yield_if_needed().await;
+                }
+            }),
+            None => while goes_on(role, clock, stop) {},
+        }
+        let (deadline, now) = (role.deadline(), clock.now());
+        match deadline {
+            Time::NEVER => parker.park(),
+            _ => parker.park_deadline(Instant::now() + deadline.since(now)),
         }
     }
     Ok(())
+}
+
+/// A turn of `role`. False: there is nothing to do now.
+fn goes_on(role: &mut impl Role, clock: Clock, stop: &Stop) -> bool {
+    match role.turn(clock.now()) {
+        Turn::Idle => return false,
+        Turn::Clogged => thread::yield_now(),
+        Turn::Busy => {}
+    }
+    !stop.is_stopped()
 }
 
 fn refused(error: GlommioError<()>) -> Error {
@@ -235,9 +154,12 @@ fn refused(error: GlommioError<()>) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::ring::{Bell, Inlet, Outlet, ring};
     use super::super::tests::{PATIENCE, thread_cpu};
     use super::*;
+    use crate::transport::Wake;
 
     /// Adds one to each number that it gets.
     struct Increment {
@@ -304,38 +226,15 @@ mod tests {
 
     #[test]
     fn a_role_in_glommio_answers_and_sleeps() {
-        let bell = Arc::new(BackgroundBell::default());
+        let (bell, parker) = Bell::new();
         let stop = Stop::new();
-        let cpu = exercise(bell.clone(), stop.clone(), |mut role| {
+        let cpu = exercise(bell, stop.clone(), |mut role| {
             thread::spawn(move || {
-                run_in_background(&mut role, &bell, Some(super::super::cores::allowed()[0]), Clock::new(), &stop)
+                run_in_background(&mut role, &parker, Some(super::super::cores::allowed()[0]), Clock::new(), &stop)
                     .unwrap();
                 thread_cpu()
             })
         });
         assert!(cpu < Duration::from_millis(250), "{cpu:?} of CPU, for an idle half second and 10,000 numbers");
-    }
-
-    #[test]
-    fn a_role_in_the_background_ends_though_the_wake_is_lost() {
-        let (bell, stop) = (Arc::new(BackgroundBell::default()), Stop::new());
-        let (bell_here, stop_here) = (bell.clone(), stop.clone());
-        let (to, from) = ring(16, bell_here.clone());
-        let (back, _parker) = Bell::new();
-        let (to_here, _from) = ring(16, back);
-        let role = thread::spawn(move || {
-            let mut role = Increment { from, to: to_here };
-            run_in_background(&mut role, &bell_here, None, Clock::new(), &stop_here).unwrap();
-        });
-        thread::sleep(Duration::from_millis(50));
-        // Nobody rings.
-        stop.stop();
-        let begin = Instant::now();
-        while !role.is_finished() {
-            assert!(begin.elapsed() < PATIENCE);
-            thread::sleep(Duration::from_millis(10));
-        }
-        role.join().unwrap();
-        drop((to, bell));
     }
 }

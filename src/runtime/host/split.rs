@@ -38,7 +38,7 @@ use crate::replica::{
 };
 use crate::runtime::cores::pin;
 use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
-use crate::runtime::role::{BackgroundBell, Role, Turn, run, run_in_background};
+use crate::runtime::role::{Role, Turn, run, run_in_background};
 use crate::runtime::{Error, LoopCounters, Stop, drive};
 use crate::state::{Page, RegionId};
 use crate::transport::{Datagram, Machine, Outgoing, Transport, Wake};
@@ -645,7 +645,7 @@ pub(super) fn start<S: Service, T: Transport + 'static>(
     let (agreement_own, agreement_parker) = Bell::new();
     let agreement_bell: Arc<dyn Wake> = if shared { waker.clone() } else { agreement_own };
     let (execution_bell, execution_parker) = Bell::new();
-    let checkpoint_bell = Arc::new(BackgroundBell::default());
+    let (checkpoint_bell, checkpoint_parker) = Bell::new();
     let mut bells: Vec<Arc<dyn Wake>> =
         vec![waker.clone(), agreement_bell.clone(), execution_bell.clone(), checkpoint_bell.clone()];
     bells.extend(clients.iter().map(|(_, path)| path.waker.clone()));
@@ -742,7 +742,7 @@ pub(super) fn start<S: Service, T: Transport + 'static>(
         let stop = stop.clone();
         move || {
             let _end = StopOnDrop(stop.clone());
-            run_in_background(&mut checkpoint, &checkpoint_bell, Some(cores.checkpoint), clock, &stop)?;
+            run_in_background(&mut checkpoint, &checkpoint_parker, Some(cores.checkpoint), clock, &stop)?;
             checkpoint.answering.for_good(|parts| checkpoint.account(parts));
             Ok(())
         }
