@@ -67,13 +67,16 @@ const IO_MEMORY: usize = 64 << 10;
 /// Entries of each of its rings. 4096 would not fit the usual locked-memory limit.
 const RING_DEPTH: usize = 128;
 
+/// After so long it would have a task make room for others, of which there are none. Not less: when that time is over before
+/// it has run anything, as where a thread waits for its core, glommio 0.9 takes it that nothing can run, and sleeps for good.
+const PREEMPT: Duration = Duration::from_secs(3_600);
+
 /// What its three rings and its file memory take, bytes.
 const LOCKED_BYTES: u64 = 3 * (RING_DEPTH as u64 * (64 + 4 + 2 * 16) + 4_096) + IO_MEMORY as u64;
 
 /// Runs `role` on the calling thread, pinned to `core`, until stopped: in a glommio executor while there is something to do,
-/// on the bare thread where glommio cannot run. Slices of work yield to the executor's other tasks. Whoever hands it work
-/// wakes `parker`. (The thread does not sleep in the executor: now and then neither another thread's wake nor a timer ended
-/// glommio's own sleep.)
+/// on the bare thread where glommio cannot run. Whoever hands it work wakes `parker`: the thread does not sleep in the
+/// executor.
 ///
 /// # Errors
 /// The locked-memory limit (E001); a core that cannot be had.
@@ -89,8 +92,7 @@ pub(crate) fn run_in_background(
             .name("castra-checkpoint")
             .io_memory(IO_MEMORY)
             .ring_depth(RING_DEPTH)
-            // A task that is always runnable would starve the timers.
-            .preempt_timer(Duration::from_millis(1))
+            .preempt_timer(PREEMPT)
             .make()
             .map_err(refused)
     };
@@ -110,11 +112,7 @@ pub(crate) fn run_in_background(
     };
     while !stop.is_stopped() {
         match &executor {
-            Some(executor) => executor.run(async {
-                while goes_on(role, clock, stop) {
-                    glommio::yield_if_needed().await;
-                }
-            }),
+            Some(executor) => executor.run(async { while goes_on(role, clock, stop) {} }),
             None => while goes_on(role, clock, stop) {},
         }
         let (deadline, now) = (role.deadline(), clock.now());
