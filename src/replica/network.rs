@@ -267,6 +267,17 @@ impl Network {
         })
     }
 
+    /// The same for clients alone: what replicas say, and what is said to them, passes through another one of this replica.
+    ///
+    /// # Errors
+    /// One sentence if the configuration is wrong.
+    pub fn for_clients(config: NetworkConfig, keys: Keyring, size: ClusterSize) -> Result<Network, String> {
+        let mut network = Network::new(config, keys, size)?;
+        // Nobody would ever show here that he knows our key.
+        network.announcer = Announcer::new(size.n(), std::iter::empty());
+        Ok(network)
+    }
+
     /// What was dropped, by reason.
     pub fn rejects(&self) -> Vec<(&'static str, u64)> {
         self.rejects.iter().collect()

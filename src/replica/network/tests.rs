@@ -8,7 +8,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::auth::{Clients, ClusterKeys, Identity, Rights};
+use crate::auth::{Clients, ClusterKeys, FreshKey, Identity, Rights};
 use crate::types::{Digest, Position, SeqNum, SessionId};
 use crate::wire::header::HEADER;
 use crate::wire::{
@@ -694,4 +694,23 @@ fn p12_whom_another_network_role_met_is_known_inside_pre_prepares() {
     let [Inbound::Request { pack, signed: true }] = &inbound[..] else { panic!("{inbound:?}") };
     backup.meet(pack);
     assert_eq!(unproven(&mut backup), []);
+}
+
+#[test]
+fn p40_a_network_role_for_clients_tells_no_replica_its_key() {
+    let keys = || {
+        let mut keys = Keyring::replica(ReplicaId(0), &identity(0), cluster(), AuthMode::Mac).unwrap();
+        keys.begin(&FreshKey::at_boot(1, [7; 32])).unwrap();
+        keys
+    };
+    let size = ClusterSize::of(4).unwrap();
+    let mut first = Network::new(NetworkConfig::default(), keys(), size).unwrap();
+    assert_eq!(flush(&mut first).len(), 3);
+    let mut for_clients = Network::for_clients(NetworkConfig::default(), keys(), size).unwrap();
+    assert_eq!((flush(&mut for_clients).len(), for_clients.deadline()), (0, Time::NEVER));
+    // A client that does not know the key is told it here.
+    let keys = client(100, AuthMode::Mac);
+    let request = pack(&keys, RequestKind::Ordered, 1, b"x", true);
+    assert!(receive(&mut for_clients, NOW, pack_datagram(&keys, 0, &request, 9)).is_empty());
+    assert_eq!(flush(&mut for_clients).len(), 1);
 }

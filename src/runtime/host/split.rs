@@ -636,9 +636,9 @@ pub(super) fn start<S: Service, T: Transport + 'static>(
     let checkpointer = Checkpointer::new(keys.signer(), &protocol, config.kept_pages_max, clock.now());
     let agreement = Agreement::new(protocol, clock.now()).map_err(inconsistent)?;
     let let_in = keys.cluster().clients.clone();
-    let network = |keys: Keyring| Network::new(config.network.clone(), keys, size).map_err(inconsistent);
-    let client_networks = clients.iter().map(|_| network(keys.clone())).collect::<Result<Vec<_>, _>>()?;
-    let network = network(keys)?;
+    let for_clients = |_: &_| Network::for_clients(config.network.clone(), keys.clone(), size).map_err(inconsistent);
+    let client_networks = clients.iter().map(for_clients).collect::<Result<Vec<_>, _>>()?;
+    let network = Network::new(config.network, keys, size).map_err(inconsistent)?;
     let executor = Executor::new(service, config.execution).map_err(inconsistent)?;
 
     let shared = cores.network.len() < 2;

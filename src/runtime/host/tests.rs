@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::*;
-use crate::auth::{AuthMode, Clients, ClusterKeys, Identity, Principal, Rights};
+use crate::auth::{AuthMode, Clients, ClusterKeys, FreshKey, Identity, Principal, Rights};
 use crate::client::{Endpoint, EndpointConfig, Session};
 use crate::execution::{Context, Inspection, ReplyBuffer};
 use crate::protocol;
@@ -81,7 +81,10 @@ fn host(i: u8, placement: Placement, clock: Clock) -> Host {
 impl Keys {
     fn replica(&self, i: u8) -> Keyring {
         let me = ReplicaId(i);
-        Keyring::replica(me, &self.identities[usize::from(i)], self.shared.clone(), AuthMode::Mac).unwrap()
+        let identity = &self.identities[usize::from(i)];
+        let mut keyring = Keyring::replica(me, identity, self.shared.clone(), AuthMode::Mac).unwrap();
+        keyring.begin(&FreshKey::at_boot(1, [i + 1; 32])).unwrap();
+        keyring
     }
 
     fn endpoint(&self) -> Endpoint {
