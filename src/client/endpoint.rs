@@ -107,6 +107,10 @@ impl Endpoint {
     const RECEIPTS_APART: Duration = Duration::from_secs(1);
     const RECEIPTS_FOR: Duration = Duration::from_secs(10);
 
+    /// A large query that was sent to few: so long after they said what they have of it, beyond the usual time, the others
+    /// are asked too. One of the few may have stopped, and what all of it takes to arrive is not known.
+    const QUERY_APART: Duration = Duration::from_millis(60);
+
     /// A large result comes in pieces not further apart than this, and is waited for so long at most.
     const PIECES_APART: Duration = Duration::from_millis(150);
     const RESULT_FOR: Duration = Duration::from_secs(1);

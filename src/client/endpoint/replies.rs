@@ -62,7 +62,7 @@ impl Endpoint {
         let Some(r) = self.requests.get_mut(heard.request) else { return };
         let Some(sent_at) = r.sent_at else { return };
         let patience = match r.kind {
-            RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge() + Self::RECEIPTS_APART / 4,
+            RequestKind::ReadOnly if r.asked.len() < self.size.n() => self.rtt.hedge() + Self::QUERY_APART,
             _ if heard.complete => self.rtt.timeout(r.retransmissions, Rtt::NO_JITTER),
             RequestKind::ReadOnly | RequestKind::Ordered | RequestKind::Open | RequestKind::Close => {
                 Self::RECEIPTS_APART
