@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 mod board;
+mod checkpoint;
 mod front;
 mod split;
 #[cfg(test)]

@@ -25,17 +25,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::board::{Answering, Board, Parts};
+use super::checkpoint::CheckpointRole;
 use super::front::{ClientFront, ClientRings, Gate, INTRODUCED_MAX, Path, front_of};
-use super::viewer::{Views, viewer};
+use super::viewer::viewer;
 use super::{Host, Running, StopOnDrop, inconsistent, spawn};
 use crate::auth::{Keyring, Verified};
 use crate::execution::{Command, Executor, Output, Reply, Service};
 use crate::limits::BATCH_REQUESTS_MAX;
 use crate::protocol::{Action, Agreement, Event, Mode, Notice, Peer as AgreementPeer};
 use crate::replica::transfer::FetchStats;
-use crate::replica::{
-    Checkpointer, Finding, Inbound, Network, PeerReport, STALE_AFTER, StatusReport, Task, stopped_text,
-};
+use crate::replica::{Checkpointer, Inbound, Network, PeerReport, STALE_AFTER, StatusReport, Task, stopped_text};
 use crate::runtime::cores::pin;
 use crate::runtime::ring::{Bell, Inlet, NoBell, Outlet, ring};
 use crate::runtime::role::{Role, Turn, run, run_in_background};
@@ -64,10 +63,8 @@ const _: () = assert!(REPLIES >= 2 * BATCH_REQUESTS_MAX, "the replies of a batch
 const TAKE_MAX: usize = 256;
 /// Commands in one turn: each may be a batch of thousands of requests.
 const COMMANDS_MAX: usize = 4;
-/// Pages hashed in one turn of the checkpoint role, which has a core to itself.
-const PAGES_MAX: usize = 256;
 /// How many of its own checkpoints, and notices, a replica remembers for `status`.
-const KEPT: usize = 16;
+pub(super) const KEPT: usize = 16;
 
 /// What agreement tells the network role.
 enum Said {
@@ -85,7 +82,7 @@ pub(super) enum Answer {
 }
 
 /// What the checkpoint role tells agreement.
-enum Found {
+pub(super) enum Found {
     Claim(Verified<Claim>),
     Fetched,
     Absent(SeqNum),
@@ -100,7 +97,7 @@ enum Done {
 }
 
 /// What the checkpoint role gives back to execution.
-type Returned = Vec<(RegionId, Arc<Page>)>;
+pub(super) type Returned = Vec<(RegionId, Arc<Page>)>;
 
 /// The network role, and agreement if the two share a core.
 struct Front {
@@ -520,92 +517,6 @@ impl<S: Service> Role for ExecutionRole<S> {
 
     fn deadline(&self) -> Time {
         self.executor.deadline()
-    }
-}
-
-/// The checkpoint role.
-struct CheckpointRole {
-    checkpointer: Checkpointer,
-    sealed: Inlet<Task>,
-    claims: Inlet<Task>,
-    /// Our own statements, to be signed.
-    own: Inlet<Task>,
-    to_agreement: Outlet<Found>,
-    to_network: Outlet<(ReplicaId, Message)>,
-    to_execution: Outlet<Returned>,
-    found: Vec<Finding>,
-    size: ClusterSize,
-    roots: VecDeque<(SeqNum, Digest)>,
-    digested: Arc<AtomicU64>,
-    answering: Answering,
-    views: Views,
-}
-
-impl CheckpointRole {
-    fn account(&self, parts: &mut Parts) {
-        parts.roots.clone_from(&self.roots);
-        parts.bad_signatures = Some(self.checkpointer.bad_signatures().values().sum());
-        parts.requests_dropped = self.checkpointer.requests_dropped();
-        parts.fetched = self.checkpointer.fetched();
-        parts.divergence = self.checkpointer.divergence().cloned();
-        parts.differences = self.checkpointer.differences().to_vec();
-        parts.wrong_parts = self.size.replicas().map(|id| self.checkpointer.misdeeds(id).collect()).collect();
-    }
-
-    fn is_clogged(&self) -> bool {
-        self.to_agreement.is_clogged() || self.to_execution.is_clogged() || self.to_network.is_clogged()
-    }
-
-    fn note_root(&mut self, n: SeqNum, root: Digest) {
-        if self.roots.len() == KEPT {
-            self.roots.pop_front();
-        }
-        self.roots.push_back((n, root));
-    }
-}
-
-impl Role for CheckpointRole {
-    fn turn(&mut self, now: Time) -> Turn {
-        let mut turn = Turn::Idle;
-        for inlet in [&mut self.own, &mut self.sealed, &mut self.claims] {
-            while let Some(task) = inlet.pop() {
-                self.checkpointer.handle(task);
-                turn = Turn::Busy;
-            }
-        }
-        if !self.is_clogged() && (!self.checkpointer.is_idle() || self.checkpointer.deadline() <= now) {
-            self.checkpointer.step(now, PAGES_MAX, &mut self.found);
-            turn = Turn::Busy;
-        }
-        for finding in std::mem::take(&mut self.found) {
-            match finding {
-                Finding::Claim(claim) => self.to_agreement.push(Found::Claim(claim)),
-                Finding::Root(n, root) => {
-                    self.note_root(n, root);
-                    self.digested.fetch_add(1, Ordering::Release);
-                    // It may wait for this, whether pages come with it or not.
-                    self.to_execution.push(Vec::new());
-                }
-                Finding::Done(pages) => self.to_execution.push(pages),
-                Finding::Send(to, message) => self.to_network.push((to, message)),
-                Finding::Fetched => self.to_agreement.push(Found::Fetched),
-                Finding::Absent(n) => self.to_agreement.push(Found::Absent(n)),
-                Finding::Complete { n, root, pages } => {
-                    self.note_root(n, root);
-                    self.to_agreement.push(Found::Complete(n, pages));
-                }
-            }
-        }
-        self.to_agreement.flush();
-        self.to_execution.flush();
-        self.to_network.flush();
-        self.answering.if_asked(|parts| self.account(parts));
-        self.views.show(|n| self.checkpointer.snapshot(n));
-        if turn == Turn::Idle && self.is_clogged() { Turn::Clogged } else { turn }
-    }
-
-    fn deadline(&self) -> Time {
-        self.checkpointer.deadline()
     }
 }
 
