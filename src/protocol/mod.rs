@@ -9,6 +9,7 @@ mod log;
 mod misdeed;
 mod normal_case;
 mod queue;
+mod recent;
 mod recovery;
 mod reserve;
 mod status;

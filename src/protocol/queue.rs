@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use super::recent::Recent;
 use crate::limits::BATCH_BYTES_MAX;
 use crate::types::{ClientId, Digest, Time};
 use crate::wire::{Batch, Pack};
@@ -16,9 +17,6 @@ pub enum Refused {
     Quota,
 }
 
-/// How many digests the duplicate filter remembers.
-const RECENT_MAX: usize = 8_192;
-
 /// The primary's waiting packs: bounded for each client, served round-robin (P21).
 #[derive(Debug, Default)]
 pub struct Queue {
@@ -30,8 +28,7 @@ pub struct Queue {
     /// Packs that wait or are proposed, and not executed yet.
     under_way: BTreeSet<Digest>,
     /// Packs of late, executed or not.
-    recent: BTreeSet<Digest>,
-    recent_order: VecDeque<Digest>,
+    recent: Recent,
 }
 
 impl Queue {
@@ -53,14 +50,7 @@ impl Queue {
         self.requests += pack.len();
         self.total_bytes += size;
         self.under_way.insert(digest);
-        if self.recent.insert(digest) {
-            self.recent_order.push_back(digest);
-            if self.recent_order.len() > RECENT_MAX
-                && let Some(oldest) = self.recent_order.pop_front()
-            {
-                self.recent.remove(&oldest);
-            }
-        }
+        self.recent.insert(&digest);
         let queue = self.waiting.entry(client).or_default();
         if queue.is_empty() {
             self.turn.push_back(client);
@@ -139,8 +129,7 @@ pub struct Bodies {
     order: BTreeMap<ClientId, VecDeque<Digest>>,
     bytes: BTreeMap<ClientId, usize>,
     /// Of late moved into the log: other copies are not kept.
-    taken: BTreeSet<Digest>,
-    taken_order: VecDeque<Digest>,
+    taken: Recent,
 }
 
 #[derive(Debug)]
@@ -195,20 +184,14 @@ impl Bodies {
 
     /// Forgets a body that now lies in the log.
     pub fn remove(&mut self, digest: &Digest) {
-        if self.drop_body(digest) && self.taken.insert(*digest) {
-            self.taken_order.push_back(*digest);
-            if self.taken_order.len() > RECENT_MAX
-                && let Some(oldest) = self.taken_order.pop_front()
-            {
-                self.taken.remove(&oldest);
-            }
+        if self.drop_body(digest) {
+            self.taken.insert(digest);
         }
     }
 
     /// Another view: what lies in the log may be lost, and be proposed anew.
     pub fn view_left(&mut self) {
         self.taken.clear();
-        self.taken_order.clear();
     }
 
     /// Whether it was held.
@@ -327,11 +310,6 @@ mod tests {
         bodies.view_left();
         bodies.offer(Time(4), body, 1 << 20);
         assert!(bodies.get(&digest).is_some());
-        for t in 0..2 * RECENT_MAX as u64 {
-            bodies.insert(Time(5), pack(t, false), true, 1 << 20);
-            bodies.remove(&pack(t, false).digest());
-        }
-        assert_eq!((bodies.taken.len(), bodies.taken_order.len()), (RECENT_MAX, RECENT_MAX));
     }
 
     #[test]
