@@ -13,7 +13,8 @@
 //!
 //! With n = 4 that is 6 + 4b, and 6b for reads. Each has the size that castra's has. Nobody computes a MAC, keeps a
 //! log, executes or waits for a checkpoint; a replica answers once 2f prepares are there. The replicas in reserve are
-//! there and are told nothing: what castra gathers for them, a datagram each way for a millisecond's batches, is left out.
+//! there and are told nothing: what castra gathers for them, a datagram each way for half a millisecond's batches, is left
+//! out.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -79,7 +79,7 @@ impl Config {
             batch_bytes_max: 256 * 1024,
             inline_max: 8 * 1024,
             commit_delay: Duration::from_millis(2),
-            reserve_delay: Duration::from_millis(1),
+            reserve_delay: Duration::from_micros(500),
             status_interval: Duration::from_millis(20),
             heartbeat: Duration::from_millis(200),
             resend_min: Duration::from_millis(5),
@@ -100,7 +100,7 @@ impl Config {
 
     /// How long votes of the preferred may come after those of the reserve (P53).
     pub fn reserve_patience(&self) -> Duration {
-        2 * self.reserve_delay + self.commit_delay
+        4 * self.reserve_delay + self.commit_delay
     }
 
     /// One sentence per bound that is not kept.

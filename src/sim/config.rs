@@ -128,7 +128,7 @@ impl Config {
             pipeline_max: 4,
             inline_max: 8 * 1024,
             commit_delay: Duration::from_micros(200),
-            reserve_delay: Duration::from_millis(1),
+            reserve_delay: Duration::from_micros(500),
             faults: Vec::new(),
             liars: Vec::new(),
             faults_within: Duration::from_secs(5),
