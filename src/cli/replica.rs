@@ -119,7 +119,12 @@ fn run<S: Service>(
     if args.until_stdin_closes {
         stop_with_stdin(stop.clone())?;
     }
-    let placement = config.cores()?.place(&cores::allowed()).map_err(Error::Cores)?;
+    let (cores, allowed) = (config.cores()?, cores::allowed());
+    let placement = match config.cluster.is_on_one_host() {
+        true => cores.place_among(&allowed, usize::from(config.id.0), config.cluster.file.replicas.len()),
+        false => cores.place(&allowed),
+    };
+    let placement = placement.map_err(Error::Cores)?;
     let mut protocol = config.cluster.protocol(config.id);
     protocol.forgetful = boot > 1;
     protocol.seed = files::random_u64()?;

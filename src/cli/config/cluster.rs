@@ -510,9 +510,14 @@ impl Cluster {
         self.file.clients == Clients::Open
     }
 
+    /// Whether all replicas are on this host: they share its cores.
+    pub fn is_on_one_host(&self) -> bool {
+        self.addresses().iter().all(|address| address.ip().is_loopback())
+    }
+
     /// W016: laboratory keys, and state in memory alone, stay on loopback, unless someone knows better.
     pub fn check_lab(&self, knowingly: bool) -> Result<(), Error> {
-        let beyond = self.file.replicas.iter().map(|entry| entry.address).find(|address| !address.ip().is_loopback());
+        let beyond = self.addresses().into_iter().find(|address| !address.ip().is_loopback());
         match beyond {
             Some(address) if !knowingly => {
                 Err(Error::LabBeyondLoopback { address, cluster: self.path.clone(), lab_keys: self.file.lab })

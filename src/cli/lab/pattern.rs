@@ -16,7 +16,7 @@ use crate::lab::bare::{Bare, BareReplica, Shape, work};
 use crate::lab::costs::{Costs, measure};
 use crate::lab::{Child, LatencyMicros, Launch, Machine, child, usage};
 use crate::runtime::bind::free_ports;
-use crate::runtime::{Stop, StopOnSignals};
+use crate::runtime::{Stop, StopOnSignals, cores};
 use crate::types::{ClusterSize, ReplicaId};
 
 /// `castra bench net`
@@ -240,6 +240,10 @@ pub fn bare_replica(args: &BareArgs) -> Result<(), Error> {
     let stop = Stop::new();
     let _signals = StopOnSignals::new(stop.clone())?;
     stop_with_stdin(stop.clone())?;
+    // Where a replica of a cluster on this host would run.
+    if let Some(&core) = cores::share(&cores::allowed(), usize::from(me.0), size.n()).first() {
+        cores::pin(core).map_err(Error::Cores)?;
+    }
     Ok(BareReplica::new(me, shape).run(args.addresses.clone(), backend(args.transport.into()), &stop)?)
 }
 
