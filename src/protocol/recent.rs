@@ -3,8 +3,8 @@
 use crate::types::Digest;
 
 /// A bucket for each value of a digest's first bits; the tags in it are of its next bits, the latest first. A bucket that
-/// is full forgets its oldest, so that some of the last few thousand may be forgotten, and none that did not come is known
-/// (but for one in 2^64: who finds such a digest keeps out a pack that nobody else has).
+/// is full forgets its oldest, so that some of the last few thousand may be forgotten. None that did not come is known: to
+/// find a pack whose digest has the bucket and the tag of another's takes 2^76 tries.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     /// None before the first digest: most replicas are no primaries.
