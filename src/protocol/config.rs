@@ -98,7 +98,8 @@ impl Config {
         }
     }
 
-    /// How long votes of the preferred may come after those of the reserve (P53).
+    /// How long votes of the preferred may come after those of the reserve (P53): twice what may gather on the way from a
+    /// reserve and in it, for shared cores, and what a commit may wait.
     pub fn reserve_patience(&self) -> Duration {
         4 * self.reserve_delay + self.commit_delay
     }

@@ -1,4 +1,4 @@
-//! Which digests came of late: a hint, in little memory and one cache line a look.
+//! Which digests came of late: a hint, in little memory and with no search.
 
 use crate::types::Digest;
 
@@ -7,7 +7,7 @@ use crate::types::Digest;
 /// find a pack whose digest has the bucket and the tag of another's takes 2^76 tries.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
-    /// None before the first digest: most replicas are no primaries.
+    /// None before the first digest: a backup has no queue.
     buckets: Vec<[u64; WAYS]>,
 }
 

@@ -98,10 +98,9 @@ impl Cores {
     }
 }
 
-/// The cores of the `i`-th of `n` replicas of one host: as many as each of the others has, and as many are left for clients
-/// where there are more cores than replicas. Where there are fewer, none: the kernel divides them, for who needs how much
-/// of them changes. (Two replicas pinned to each of two cores: a sixth more for thirty clients, a quarter less for packed
-/// requests.)
+/// The cores of the `i`-th of `n` replicas of one host: as many as each of the others has, give or take one, and as many are
+/// left for clients where there are more cores than replicas. Where there are fewer, none: the kernel divides them, for the
+/// primary, the reserve and the clients need of them now more, now less.
 pub fn share(allowed: &[usize], i: usize, n: usize) -> &[usize] {
     let parties = if allowed.len() > n { n + 1 } else { n };
     let begin = |i: usize| i * allowed.len() / parties;
