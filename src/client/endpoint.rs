@@ -265,6 +265,10 @@ impl Endpoint {
     }
 
     /// The next request that came to its end. Its place in the window is free from here on.
+    ///
+    /// Results come in the order in which they are proved. A session's operations are executed one after another, but a
+    /// reply that was lost lets a later one be proved first: [`Completion::request`] tells which it is, and
+    /// [`Completion::position`] the agreed order.
     pub fn poll_completion(&mut self) -> Option<Completion> {
         let completion = self.completions.pop_front()?;
         match completion.session {

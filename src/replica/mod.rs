@@ -311,6 +311,8 @@ impl<S: Service> Replica<S> {
                     let until = self.now + 3 * self.config.protocol.reserve_patience();
                     self.network.keep(self.now, until, reply);
                 } else if self.agreement.mode() != protocol::Mode::Diverged {
+                    // Those that were kept go first: what was executed later is not known earlier.
+                    self.network.release(self.now);
                     self.network.reply(reply);
                 }
             }

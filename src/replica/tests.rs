@@ -336,6 +336,36 @@ fn p25_where_no_state_can_be_certified_the_replicas_say_what_differs_from_whom()
 }
 
 #[test]
+fn p53_where_nothing_is_lost_replies_of_the_reserve_come_in_order() {
+    for silent_from in 0..50 {
+        let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
+        let session = cluster.client.open_session(64).expect("a session");
+        work(&mut cluster, session, 8);
+        idle(&mut cluster, Duration::from_millis(50));
+        let (mut submitted, mut answered) = (VecDeque::new(), 0);
+        for turn in 0.. {
+            if turn == silent_from {
+                cluster.cut = Some(ReplicaId(1));
+            }
+            if submitted.len() < 64 && turn < 1_000 {
+                submitted.push_back(cluster.client.submit(session, Null::op(0, 0).into()).expect("within the window"));
+            }
+            // The reserve looks now and then, and finds orders and their reason together.
+            cluster.paused = (turn % 25 != 0).then_some(3);
+            cluster.turn();
+            while let Some(completion) = cluster.client.poll_completion() {
+                assert_eq!(Some(completion.request), submitted.pop_front(), "silent from turn {silent_from}");
+                answered += 1;
+            }
+            if turn >= 1_000 && submitted.is_empty() {
+                break;
+            }
+        }
+        assert!(answered > 100);
+    }
+}
+
+#[test]
 fn p26_the_receive_queue_is_drained_before_a_timer_fires() {
     for lost in [false, true] {
         let mut cluster = Cluster::new(AuthMode::Mac, |_| {});
