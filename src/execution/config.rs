@@ -26,8 +26,8 @@ pub struct ExecutorConfig {
     pub window_max: u64,
     /// A session without a request for so long, by agreed time, is expired: it may be evicted for another.
     pub session_idle: Duration,
-    /// Bytes of the ring that keeps results above `SMALL_RESULT_MAX` for duplicates (P4).
-    pub reply_ring: usize,
+    /// Bytes of results above `SMALL_RESULT_MAX` that are kept for duplicates until they were received (P4).
+    pub reply_store: usize,
     /// Pages that the service's region may grow to.
     pub service_pages: u32,
 
@@ -50,7 +50,7 @@ impl Default for ExecutorConfig {
             clients_max: 4_096,
             window_max: 256,
             session_idle: Duration::from_secs(3_600),
-            reply_ring: 32 << 20,
+            reply_store: 32 << 20,
             service_pages: 1 << 20,
             held_packs_per_client: 64,
             held_bytes_per_client: 2 << 20,
@@ -76,15 +76,15 @@ impl ExecutorConfig {
         if self.session_idle < Duration::from_secs(1) || self.session_idle > 400 * day {
             return Err(format!("session_idle is {:?}; it must be between 1 s and 400 days", self.session_idle));
         }
-        between("reply_ring", self.reply_ring as u64, OPERATION_MAX as u64, 1 << 30)?;
-        if !self.reply_ring.is_multiple_of(PAGE) {
-            return Err(format!("reply_ring is {}; it must be a multiple of {PAGE}", self.reply_ring));
+        between("reply_store", self.reply_store as u64, OPERATION_MAX as u64, 1 << 30)?;
+        if !self.reply_store.is_multiple_of(PAGE) {
+            return Err(format!("reply_store is {}; it must be a multiple of {PAGE}", self.reply_store));
         }
         between("service_pages", self.service_pages.into(), 1, u32::MAX.into())?;
         let library = layout::pages_max(self);
         if library > LIBRARY_PAGES_MAX {
             return Err(format!(
-                "sessions_max x window_max and reply_ring may take {} MiB; at most {} MiB are allowed",
+                "sessions_max x window_max and reply_store may take {} MiB; at most {} MiB are allowed",
                 (library * PAGE as u64) >> 20,
                 (LIBRARY_PAGES_MAX * PAGE as u64) >> 20
             ));
@@ -124,8 +124,8 @@ mod tests {
             ),
             (ExecutorConfig { session_idle: Duration::ZERO, ..good() }, "session_idle"),
             (ExecutorConfig { session_idle: Duration::from_secs(401 * 86_400), ..good() }, "session_idle"),
-            (ExecutorConfig { reply_ring: 4_096, ..good() }, "reply_ring"),
-            (ExecutorConfig { reply_ring: OPERATION_MAX + 1, ..good() }, "reply_ring"),
+            (ExecutorConfig { reply_store: 4_096, ..good() }, "reply_store"),
+            (ExecutorConfig { reply_store: OPERATION_MAX + 1, ..good() }, "reply_store"),
         ] {
             let said = config.validate().unwrap_err();
             assert!(said.starts_with(name), "{said}");

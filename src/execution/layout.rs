@@ -3,22 +3,24 @@
 //! ```text
 //! page 0            directory and free pages of the region (`state`)
 //! page 1            header
-//! pages 2..         page tables (u32 page numbers) of the session records, client records and the reply ring
-//! then, as needed   pages of records (256-byte sessions, 32-byte clients), pages of reply slots, pages of the ring
+//! pages 2..         page tables (u32 page numbers) of the session records, client records, and the reply store's entries
+//!                   and content
+//! then, as needed   pages of records (256-byte sessions, 32-byte clients), of reply slots, of the reply store
 //!
-//! header   0 magic "castra-1" | 8 checkpoint_interval | 16 sessions_max | 24 sessions_per_client | 32 clients_max
-//!          40 window_max | 48 session_idle ns | 56 reply_ring
-//!          64 executed n | 72 agreed time | 80 ring head
+//! header   0 magic "castra-2" | 8 checkpoint_interval | 16 sessions_max | 24 sessions_per_client | 32 clients_max
+//!          40 window_max | 48 session_idle ns | 56 reply_store
+//!          64 executed n | 72 agreed time | 80 where the next large result goes: segment plus one u32, offset u32
 //!          88 session records used u32, first free u32 | 96 client records used u32, first free u32
 //! ```
 //! Nothing in it tells replicas apart: no view, no tentative flag, no replica id, no local time (P4).
 
 use super::config::ExecutorConfig;
+use super::reply_store;
 use crate::limits::PAGE;
 use crate::state::{PageId, Region};
 
 const HEADER: PageId = PageId(1);
-const MAGIC: u64 = u64::from_le_bytes(*b"castra-1");
+const MAGIC: u64 = u64::from_le_bytes(*b"castra-2");
 
 /// Bytes of a session record.
 pub(super) const SESSION: usize = 256;
@@ -65,8 +67,8 @@ impl Field {
     pub(super) const EXECUTED: Field = Field(64);
     /// The agreed time, in nanoseconds (P19).
     pub(super) const TIME: Field = Field(72);
-    /// Bytes ever written to the reply ring.
-    pub(super) const RING_HEAD: Field = Field(80);
+    /// Where the last large result ended: its segment of the reply store plus one, and, 32 bits up, the offset in that.
+    pub(super) const REPLIES_AT: Field = Field(80);
 
     pub(super) fn get(self, region: &Region) -> u64 {
         get_u64(region.read(HEADER), self.0)
@@ -86,7 +88,7 @@ fn agreed(config: &ExecutorConfig) -> [u64; 8] {
         config.clients_max.into(),
         config.window_max,
         u64::try_from(config.session_idle.as_nanos()).expect("checked by validate"),
-        config.reply_ring as u64,
+        config.reply_store as u64,
     ]
 }
 
@@ -115,13 +117,13 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// The tables of session records, client records and the reply ring.
-    pub(super) fn all(config: &ExecutorConfig) -> [Table; 3] {
+    /// The tables of session records, client records, and the reply store's entries and content.
+    pub(super) fn all(config: &ExecutorConfig) -> [Table; 4] {
         let sessions = config.sessions_max.div_ceil((PAGE / SESSION) as u32);
         let clients = config.clients_max.div_ceil((PAGE / CLIENT) as u32);
-        let ring = (config.reply_ring / PAGE) as u32;
+        let [entries, content] = reply_store::table_entries(config.reply_store);
         let mut next = HEADER.0 + 1;
-        [sessions, clients, ring].map(|entries| {
+        [sessions, clients, entries, content].map(|entries| {
             let table = Table { first: PageId(next), pages: entries.div_ceil(ENTRIES as u32), entries };
             next += table.pages;
             table
@@ -133,21 +135,24 @@ impl Table {
         (PageId(self.first.0 + index / ENTRIES as u32), index as usize % ENTRIES * 4)
     }
 
-    /// A page that was allocated before.
-    pub(super) fn page(self, region: &Region, index: u32) -> PageId {
+    /// A page, if it was allocated.
+    pub(super) fn get(self, region: &Region, index: u32) -> Option<PageId> {
         let (page, at) = self.place(index);
         let found = PageId(get_u32(region.read(page), at));
-        assert!(found != PageId::NONE, "only pages that were allocated are asked for");
-        found
+        (found != PageId::NONE).then_some(found)
+    }
+
+    /// A page that was allocated before.
+    pub(super) fn page(self, region: &Region, index: u32) -> PageId {
+        self.get(region, index).expect("only pages that were allocated are asked for")
     }
 
     /// A page, allocated if it was not.
     pub(super) fn page_or_new(self, region: &mut Region, index: u32) -> PageId {
-        let (page, at) = self.place(index);
-        let found = PageId(get_u32(region.read(page), at));
-        if found != PageId::NONE {
+        if let Some(found) = self.get(region, index) {
             return found;
         }
+        let (page, at) = self.place(index);
         let new = region.allocate_zeroed().expect("the configuration bounds the region");
         put_u32(region, page, at, new.0);
         new
@@ -168,12 +173,12 @@ pub(super) struct Records {
 
 impl Records {
     pub(super) fn sessions(config: &ExecutorConfig) -> Records {
-        let [table, _, _] = Table::all(config);
+        let [table, ..] = Table::all(config);
         Records { table, size: SESSION, max: config.sessions_max, counters: 88 }
     }
 
     pub(super) fn clients(config: &ExecutorConfig) -> Records {
-        let [_, table, _] = Table::all(config);
+        let [_, table, ..] = Table::all(config);
         Records { table, size: CLIENT, max: config.clients_max, counters: 96 }
     }
 

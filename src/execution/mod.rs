@@ -5,7 +5,7 @@
 //! | `service` | [`Service`]: what is replicated; `context`, `reply_buffer`: what it is handed; `inspection`: what it finds wrong |
 //! | `interface` | [`Command`], [`Output`]: the seam to whoever joins the roles |
 //! | `executor` | [`Executor`]: order, tentative execution, checkpoints, queries |
-//! | `sessions`, `ring`, `layout` | sessions and cached replies, and where they lie in the library's region |
+//! | `sessions`, `reply_store`, `layout` | sessions and cached replies, and where they lie in the library's region |
 //! | `queries` | read-only requests that wait |
 #![forbid(unsafe_code)]
 
@@ -17,7 +17,7 @@ mod interface;
 mod layout;
 mod queries;
 mod reply_buffer;
-mod ring;
+mod reply_store;
 mod service;
 mod sessions;
 

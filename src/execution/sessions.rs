@@ -3,21 +3,22 @@
 //! ```text
 //! session   0 next free u32 | 4 window u32 | 8 id | 16 client | 24 counter | 32 low | 40 last used (agreed time)
 //!           48 endpoint | 56 reserved | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
-//! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the ring) | 20 length u32
-//!           24 the result, or its offset in the ring u64
+//! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the reply store) | 20 length u32
+//!           24 the result, or its place in the store
 //! client    0 next free u32 | 4 sessions u32 | 8 client | 16 last counter | 24 last open (agreed time)
 //! ```
 //! Request t has slot t mod W. Two requests of one slot are W apart, and the window is W wide, so a slot is overwritten
 //! only when the client has said by `low` that it received what lies there.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use bytes::Bytes;
 
 use super::config::ExecutorConfig;
 use super::layout::{self, Records, SLOT, SLOTS_PER_PAGE, get_u32, get_u64, put_u64};
 use super::reply_buffer::ReplyBuffer;
-use super::ring::Ring;
+use super::reply_store::{Place, ReplyStore};
 use crate::limits::SMALL_RESULT_MAX;
 use crate::state::{PageId, Region};
 use crate::types::{ClientId, EndpointId, Position, SessionId, Time};
@@ -37,7 +38,7 @@ const SLOT_LEN: usize = 20;
 const SLOT_RESULT: usize = 24;
 const EMPTY: u32 = 0;
 const HERE: u32 = 1;
-const IN_RING: u32 = 2;
+const STORED: u32 = 2;
 
 const CLIENT_SESSIONS: usize = 4;
 const CLIENT_ID: usize = 8;
@@ -56,7 +57,7 @@ pub(super) struct Sessions {
     config: ExecutorConfig,
     records: Records,
     clients: Records,
-    ring: Ring,
+    store: ReplyStore,
     by_id: BTreeMap<SessionId, u32>,
     by_owner: BTreeMap<(ClientId, SessionId), u32>,
     client_records: BTreeMap<ClientId, u32>,
@@ -130,7 +131,7 @@ impl Sessions {
             config: config.clone(),
             records: Records::sessions(config),
             clients: Records::clients(config),
-            ring: Ring::new(config),
+            store: ReplyStore::new(config),
             by_id: BTreeMap::new(),
             by_owner: BTreeMap::new(),
             client_records: BTreeMap::new(),
@@ -209,12 +210,14 @@ impl Sessions {
         time: Time,
         result: &[u8],
     ) {
-        let offset;
+        let received = session.low.max(low);
+        self.forget(region, session, session.low..received);
+        let stored;
         let (place, inline) = if result.len() <= SMALL_RESULT_MAX {
             (HERE, result)
         } else {
-            offset = self.ring.append(region, result).to_le_bytes();
-            (IN_RING, &offset[..])
+            stored = self.store.keep(region, result).to_bytes();
+            (STORED, &stored[..])
         };
         let (page, at) = session.slot(region, t);
         let mut head = [0; SLOT_RESULT];
@@ -227,8 +230,21 @@ impl Sessions {
         slot[SLOT_RESULT..].copy_from_slice(inline);
 
         let record = region.write(session.page, session.at + LOW..session.at + USED + 8);
-        record[..8].copy_from_slice(&session.low.max(low).to_le_bytes());
+        record[..8].copy_from_slice(&received.to_le_bytes());
         record[8..].copy_from_slice(&time.0.to_le_bytes());
+    }
+
+    /// The large results of these requests are not asked for again.
+    fn forget(&self, region: &mut Region, session: &Session, requests: Range<u64>) {
+        // Nothing was executed beyond the window.
+        for t in requests.start..requests.end.min(session.low.saturating_add(session.window)) {
+            let (page, at) = session.slot(region, t);
+            let slot = &region.read(page)[at..at + SLOT];
+            if get_u32(slot, SLOT_PLACE) == STORED && get_u64(slot, 0) == t {
+                let (place, len) = (Place::from_bytes(&slot[SLOT_RESULT..]), get_u32(slot, SLOT_LEN) as usize);
+                self.store.release(region, place, len);
+            }
+        }
     }
 
     /// The outcome of a request that was executed: its result, or [`Outcome::Gone`].
@@ -241,8 +257,8 @@ impl Sessions {
         match get_u32(slot, SLOT_PLACE) {
             HERE => into.push(&slot[SLOT_RESULT..SLOT_RESULT + len]),
             place => {
-                assert_eq!(place, IN_RING, "a slot that is in use");
-                if !self.ring.read(region, get_u64(slot, SLOT_RESULT), len, into) {
+                assert_eq!(place, STORED, "a slot that is in use");
+                if !self.store.read(region, Place::from_bytes(&slot[SLOT_RESULT..]), len, into) {
                     return Outcome::Gone;
                 }
             }
@@ -381,6 +397,7 @@ impl Sessions {
 
     /// Ends a session; its slots are free.
     pub(super) fn close(&mut self, region: &mut Region, session: &Session) {
+        self.forget(region, session, session.low..u64::MAX);
         for i in 0..slot_pages(session.window) {
             let page = PageId(get_u32(region.read(session.page), session.at + SLOTS + 4 * i));
             region.release(page);

@@ -65,7 +65,7 @@ fn replica(id: ReplicaId, keys: Keyring) -> Replica<Tally> {
     let execution = &mut config.execution;
     (execution.sessions_max, execution.sessions_per_client, execution.clients_max) = (5, 3, 2);
     (execution.window_max, execution.session_idle) = (8, Duration::from_secs(1));
-    (execution.reply_ring, execution.service_pages) = (1 << 20, 70);
+    (execution.reply_store, execution.service_pages) = (1 << 20, 70);
     (execution.held_packs_per_client, execution.held_bytes_per_client) = (4, 1 << 10);
     Replica::new(config, keys, Tally, EPOCH).unwrap()
 }

@@ -255,7 +255,7 @@ pub struct StateSection {
     /// A session without a request for so long is expired.
     pub session_idle_s: u64,
     /// Bytes of long results kept for duplicates.
-    pub reply_ring_bytes: usize,
+    pub reply_store_bytes: usize,
 }
 
 impl Default for StateSection {
@@ -268,7 +268,7 @@ impl Default for StateSection {
             clients_max: core.clients_max,
             session_window_max: core.window_max,
             session_idle_s: core.session_idle.as_secs(),
-            reply_ring_bytes: core.reply_ring,
+            reply_store_bytes: core.reply_store,
         }
     }
 }
@@ -440,7 +440,7 @@ impl Cluster {
             clients_max: s.clients_max,
             window_max: s.session_window_max,
             session_idle: Duration::from_secs(s.session_idle_s),
-            reply_ring: s.reply_ring_bytes,
+            reply_store: s.reply_store_bytes,
             service_pages: u32::try_from(s.service_bytes_max / limits::PAGE as u64).unwrap_or(u32::MAX),
             ..ExecutorConfig::default()
         }

@@ -74,7 +74,7 @@ fn config() -> ExecutorConfig {
         clients_max: 200,
         window_max: 64,
         session_idle: std::time::Duration::from_secs(10),
-        reply_ring: OPERATION_MAX,
+        reply_store: OPERATION_MAX,
         service_pages: 1_000,
         ..ExecutorConfig::default()
     }

@@ -46,7 +46,7 @@ fn p17_a_rollback_undoes_state_sessions_replies_and_time() {
     bench.rollback();
     assert_eq!((bench.root(), bench.executor.time(), bench.executor.sessions()), (root, time, sessions));
     let after = bench.committed(&[ordered(ALICE, s, 0, b""), ordered(ALICE, s, 1, b"+"), open(BOB, 1, 1)]);
-    assert_eq!(after[0].outcome, Outcome::Done(vec![1; 2_000].into()), "the ring is as it was");
+    assert_eq!(after[0].outcome, Outcome::Done(vec![1; 2_000].into()), "the store is as it was");
     assert_eq!(after[1].outcome, count(2), "t = 1 had not executed");
     assert_eq!(session_of(&after[2]), SessionId(Position::new(SeqNum(3), 2).0), "nor had Bob's open");
 }

@@ -92,9 +92,9 @@ fn what_was_done_is_counted() {
 }
 
 #[test]
-fn p04_results_are_kept_wherever_they_lie_in_a_large_ring() {
+fn p04_results_are_kept_wherever_they_lie_in_a_large_store() {
     // More pages than one page of a table names.
-    let mut bench = Bench::with(ExecutorConfig { reply_ring: 8 << 20, ..config() });
+    let mut bench = Bench::with(ExecutorConfig { reply_store: 8 << 20, ..config() });
     let s = bench.session(ALICE, 64);
     for t in 0..7 {
         bench.committed(&[ordered(ALICE, s, t, &big(OPERATION_MAX))]);
@@ -105,7 +105,7 @@ fn p04_results_are_kept_wherever_they_lie_in_a_large_ring() {
     }
     // And nothing else lies there.
     let sessions = bench.executor.sessions();
-    let large = ExecutorConfig { reply_ring: 8 << 20, ..config() };
+    let large = ExecutorConfig { reply_store: 8 << 20, ..config() };
     let executor = Executor::resume(Tally, large, bench.executor.into_state()).unwrap();
     assert_eq!(executor.sessions(), sessions);
     let mut bench = Bench { executor, now: Time(0), view: View(0), next: 9 };

@@ -62,7 +62,7 @@ fn p04_a_request_that_does_not_execute_moves_no_window() {
 }
 
 #[test]
-fn p04_large_results_are_kept_in_the_ring_until_overwritten() {
+fn p04_large_results_are_kept_until_there_is_no_room() {
     let mut bench = Bench::new();
     let s = bench.session(ALICE, 8);
     let third = OPERATION_MAX / 3;
@@ -72,13 +72,37 @@ fn p04_large_results_are_kept_in_the_ring_until_overwritten() {
     let small = bench.committed(&[ordered(ALICE, s, 3, &big(SMALL_RESULT_MAX))]);
     let kept = bench.committed(&[ordered(ALICE, s, 0, b"")]);
     assert_eq!(kept[0].outcome, Outcome::Done(vec![1; third].into()));
-    bench.committed(&[ordered(ALICE, s, 4, &big(SMALL_RESULT_MAX + 1))]);
+    bench.committed(&[ordered(ALICE, s, 4, &big(third))]);
     let gone = bench.committed(&[ordered(ALICE, s, 0, b"")]);
     assert_eq!((&gone[0].outcome, gone[0].position), (&Outcome::Gone, kept[0].position));
     let still = bench.committed(&[ordered(ALICE, s, 1, b""), ordered(ALICE, s, 3, b"")]);
     assert_eq!(still[0].outcome, Outcome::Done(vec![2; third].into()));
     assert_eq!(still[1].outcome, small[0].outcome, "small results live in their slots");
     assert_eq!(bench.executor.counters().operations, 5);
+}
+
+#[test]
+fn p04_results_that_were_received_drive_out_no_others() {
+    let mut bench = Bench::new();
+    let (alice, bob) = (bench.session(ALICE, 8), bench.session(BOB, 1));
+    bench.committed(&[ordered(BOB, bob, 0, &big(1_000))]);
+    let large = OPERATION_MAX / 3;
+    // Every third is an answer late, and now and then nothing was received for a while.
+    for t in 0..40u64 {
+        let low = if t % 3 == 0 { t.saturating_sub(2) } else { t };
+        bench.committed(&[pack_of(ALICE, &[request(alice, t, low, RequestKind::Ordered, &big(large))])]);
+        let kept = bench.committed(&[ordered(BOB, bob, 0, b"")]);
+        assert_eq!(kept[0].outcome, Outcome::Done(vec![1; 1_000].into()), "{t}");
+    }
+    let last = bench.committed(&[ordered(ALICE, alice, 39, b"")]);
+    assert_eq!(last[0].outcome, Outcome::Done(vec![41; large].into()));
+    // And when she leaves, all that was hers is free: three times as much fits as would beside it.
+    bench.committed(&[close(ALICE, alice, 40)]);
+    let carol = bench.session(ClientId(77), 8);
+    for t in 0..3 {
+        bench.committed(&[ordered(ClientId(77), carol, t, &big(large))]);
+    }
+    assert!(matches!(bench.committed(&[ordered(BOB, bob, 0, b"")])[0].outcome, Outcome::Done(_)));
 }
 
 #[test]
