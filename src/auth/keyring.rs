@@ -433,9 +433,9 @@ impl Keyring {
         }
         let mut hasher = Hasher::new(Domain::Envelope);
         parts.header.absorb(&mut hasher);
-        frame::absorb_received(&parts.body, &mut hasher)?;
+        let (_, known) = frame::absorb_received(&parts.body, &mut hasher)?;
         self.check_hop(from, &parts, &hasher.finish())?;
-        let messages = Messages::new(parts.body);
+        let messages = Messages::with(parts.body, known);
         Ok(match self.me {
             Principal::Replica(_) => Opened::Envelope(Envelope { from, messages }),
             Principal::Client(..) => Opened::Replies(Replies { from, messages }),

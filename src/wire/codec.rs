@@ -31,6 +31,7 @@
 //! Zero words at the end of a STATUS bitmap, and zeroes at the end of a page, are not sent: one set, one page has one
 //! encoding.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -39,10 +40,14 @@ use super::message::{
     Batch, Choice, Committed, FetchState, Message, PrePrepare, Proposed, RegionHead, SignedCheckpoint, StableAnswer,
     StateAnswer, StateContent, StateItem, StatePart, Status, Vote, WantedViewChange,
 };
+use super::pack::{PackDigests, covered_len, pack_digest};
 use super::signed::Signed;
 use super::{Malformed, Pack};
 use crate::limits;
 use crate::types::{Digest, RegionId, ReplicaId, ReplicaSet, SeqNum, View};
+
+/// Bytes of a pre-prepare before its count of packs.
+const PRE_PREPARE_HEAD: usize = 32;
 
 /// Frame types.
 pub mod frame_type {
@@ -311,14 +316,37 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
     }
 }
 
+/// Where the packs lie that a pre-prepare's body holds whole: what the digest of each covers. Up to the first that cannot
+/// be one.
+pub(super) fn packs_within(body: &[u8]) -> impl Iterator<Item = Range<usize>> {
+    let mut reader = Reader::new(body);
+    let mut left = reader.take(PRE_PREPARE_HEAD).and_then(|_| reader.u32()).unwrap_or(0);
+    std::iter::from_fn(move || {
+        loop {
+            left = left.checked_sub(1)?;
+            let len = reader.u32().ok()? as usize;
+            if len > 0 {
+                let start = reader.position();
+                return covered_len(reader.take(len).ok()?).map(|covered| start..start + covered);
+            }
+            reader.digest().ok()?;
+        }
+    })
+}
+
 /// The message in a frame of this type. Packs in it are slices of `body`.
 ///
 /// # Errors
 /// [`Malformed`], with the first thing that is wrong.
 pub fn decode_frame(kind: u8, body: &Bytes) -> Result<Message, Malformed> {
+    decode_frame_at(kind, body, 0, &PackDigests::default())
+}
+
+/// As [`decode_frame`], of a frame whose body lies at `at` in that of its envelope, of which some digests are known.
+pub(super) fn decode_frame_at(kind: u8, body: &Bytes, at: usize, known: &PackDigests) -> Result<Message, Malformed> {
     let mut reader = Reader::new(body);
     let message = match kind {
-        frame_type::PRE_PREPARE => Message::PrePrepare(decode_pre_prepare(&mut reader, body)?),
+        frame_type::PRE_PREPARE => Message::PrePrepare(decode_pre_prepare(&mut reader, body, at, known)?),
         frame_type::PREPARE => Message::Prepare(decode_vote(&mut reader)?),
         frame_type::COMMIT => Message::Commit(decode_vote(&mut reader)?),
         frame_type::COMMITTED => Message::Committed(decode_committed(&mut reader)?),
@@ -367,9 +395,18 @@ fn decode_pack_count(reader: &mut Reader<'_>) -> Result<usize, Malformed> {
 }
 
 fn decode_pack(reader: &mut Reader<'_>, len: usize, body: &Bytes) -> Result<Pack, Malformed> {
+    decode_pack_with(reader, len, body, pack_digest)
+}
+
+fn decode_pack_with(
+    reader: &mut Reader<'_>,
+    len: usize,
+    body: &Bytes,
+    digest: impl FnOnce(&[u8]) -> Digest,
+) -> Result<Pack, Malformed> {
     let start = reader.position();
     reader.take(len)?;
-    Pack::parse(body.slice(start..start + len))
+    Pack::parse_with(body.slice(start..start + len), digest)
 }
 
 fn within_batch(requests: usize) -> Result<(), Malformed> {
@@ -392,7 +429,12 @@ fn encode_pre_prepare(m: &PrePrepare, out: &mut BytesMut) {
     }
 }
 
-fn decode_pre_prepare(reader: &mut Reader<'_>, body: &Bytes) -> Result<PrePrepare, Malformed> {
+fn decode_pre_prepare(
+    reader: &mut Reader<'_>,
+    body: &Bytes,
+    at: usize,
+    known: &PackDigests,
+) -> Result<PrePrepare, Malformed> {
     let (view, n) = (reader.view()?, reader.sequence()?);
     let choice = decode_choice(reader)?;
     let count = decode_pack_count(reader)?;
@@ -402,7 +444,10 @@ fn decode_pre_prepare(reader: &mut Reader<'_>, body: &Bytes) -> Result<PrePrepar
         packs.push(match reader.u32()? as usize {
             0 => Proposed::ByDigest(reader.digest()?),
             len => {
-                let pack = decode_pack(reader, len, body)?;
+                let start = at + reader.position();
+                let pack = decode_pack_with(reader, len, body, |covered| {
+                    known.find(start..start + covered.len()).unwrap_or_else(|| pack_digest(covered))
+                })?;
                 requests += pack.len();
                 within_batch(requests)?;
                 Proposed::Inline(pack)

@@ -6,15 +6,20 @@
 //! A proof covers an envelope through its frames' digest input: the eight bytes before the body, then the body, or its
 //! digest in `Domain::Body` if it is longer than `FRAME_INLINE_MAX`. Such a digest is computed once however many
 //! receivers and envelopes the frame travels in.
+//!
+//! Into the digest of a pre-prepare's body a pack that it holds enters by its own digest, in place of what that covers; at
+//! the end comes the number of such packs, u32. Its sender knows those digests, and its receiver needs them: so the
+//! requests of a batch are hashed once at each replica, not twice.
 
 use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
+use super::Malformed;
 use super::codec::{self, Reader, frame_type};
-use super::message::{Message, ReplyEntry};
+use super::message::{Message, Proposed, ReplyEntry};
+use super::pack::{PackDigests, pack_digest};
 use super::replies::{self, ReplyFrame};
-use super::{Malformed, decode_frame};
 use crate::limits;
 use crate::types::{Digest, Domain, Hasher, View};
 
@@ -57,7 +62,17 @@ impl FrameBuffer {
     /// put together may be.
     #[must_use]
     pub fn push(&mut self, message: &Message) -> bool {
-        self.frame(codec::frame_type_of(message), codec::bulk_of(message), |out| codec::encode_body(message, out))
+        let (kind, start) = (codec::frame_type_of(message), self.bytes.len() + FRAME_HEAD);
+        let pushed = self.frame(kind, codec::bulk_of(message), |out| codec::encode_body(message, out));
+        if let (true, Message::PrePrepare(pre_prepare), Some(frame)) = (pushed, message, self.frames.last_mut()) {
+            let mut known = pre_prepare.packs.iter().filter_map(|proposed| match proposed {
+                Proposed::Inline(pack) => Some(pack.digest()),
+                Proposed::ByDigest(_) => None,
+            });
+            let body = &self.bytes[start..];
+            frame.body = long_digest(kind, body, |pack| known.next().unwrap_or_else(|| pack_digest(&body[pack])));
+        }
+        pushed
     }
 
     /// Appends a frame of replies of `view`. False, and nothing happens, if it is larger than `MESSAGE_MAX`.
@@ -110,7 +125,7 @@ impl FrameBuffer {
         let mut frames = std::mem::take(&mut self.frames);
         for frame in frames.iter_mut().filter(|frame| frame.body.is_none()) {
             let body = &bytes[frame.start + FRAME_HEAD..frame.end];
-            frame.body = (body.len() > limits::FRAME_INLINE_MAX).then(|| body_digest(body));
+            frame.body = long_digest(bytes[frame.start], body, |pack| pack_digest(&body[pack]));
         }
         Frames { bytes, frames }
     }
@@ -124,8 +139,22 @@ impl FrameBuffer {
     }
 }
 
-fn body_digest(body: &[u8]) -> Digest {
-    Digest::of(Domain::Body, &[body])
+/// What stands for a frame's body that is too long to be covered itself. `digest` gives that of a pack by where what it
+/// covers lies.
+fn long_digest(kind: u8, body: &[u8], mut digest: impl FnMut(Range<usize>) -> Digest) -> Option<Digest> {
+    if body.len() <= limits::FRAME_INLINE_MAX {
+        return None;
+    }
+    let mut hasher = Hasher::new(Domain::Body);
+    if kind != frame_type::PRE_PREPARE {
+        return Some(hasher.update(body).finish());
+    }
+    let (mut at, mut packs) = (0, 0u32);
+    for pack in codec::packs_within(body) {
+        hasher.update(&body[at..pack.start]).update(&digest(pack.clone()).0);
+        (at, packs) = (pack.end, packs + 1);
+    }
+    Some(hasher.update(&body[at..]).update(&packs.to_le_bytes()).finish())
 }
 
 /// Written frames, to be sent whole or in runs.
@@ -194,16 +223,19 @@ impl Frames {
     }
 }
 
-/// Feeds received frames to a proof's digest: the same input as [`Frames::absorb`].
+/// Feeds received frames to a proof's digest: the same input as [`Frames::absorb`]. The number of frames, and what was
+/// computed on the way.
 ///
 /// # Errors
 /// [`Malformed`] if the bytes are not frames from end to end, or more than `FRAMES_MAX`. What the bodies hold is not
 /// looked at.
-pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<usize, Malformed> {
+pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<(usize, PackDigests), Malformed> {
     let mut reader = Reader::new(body);
+    let mut known = PackDigests::default();
     let (mut stretch, mut count) = (0, 0);
     while reader.remaining() > 0 {
-        reader.take(4)?;
+        let kind = reader.u8()?;
+        reader.take(3)?;
         let len = reader.u32()? as usize;
         let start = reader.position();
         let frame = reader.take(len)?;
@@ -211,13 +243,14 @@ pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<usize, Malfor
         if count > limits::FRAMES_MAX || len > limits::MESSAGE_MAX {
             return Err(Malformed::OutOfBounds);
         }
-        if len > limits::FRAME_INLINE_MAX {
-            hasher.update(&body[stretch..start]).update(&body_digest(frame).0);
+        let digest = |pack: Range<usize>| known.compute(body, start + pack.start..start + pack.end);
+        if let Some(digest) = long_digest(kind, frame, digest) {
+            hasher.update(&body[stretch..start]).update(&digest.0);
             stretch = reader.position();
         }
     }
     hasher.update(&body[stretch..]);
-    Ok(count)
+    Ok((count, known))
 }
 
 /// The messages of an envelope's body, decoded as they are asked for. After the first malformed frame there are no
@@ -226,16 +259,22 @@ pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<usize, Malfor
 pub struct Messages {
     body: Bytes,
     at: usize,
+    known: PackDigests,
 }
 
 impl Messages {
     /// Of `body`.
     pub fn new(body: Bytes) -> Messages {
-        Messages { body, at: 0 }
+        Messages::with(body, PackDigests::default())
     }
 
-    /// The next frame as type and body, whatever it holds.
-    fn next_frame(&mut self) -> Result<Option<(u8, Bytes)>, Malformed> {
+    /// Of `body`, from which [`absorb_received`] computed `known`.
+    pub fn with(body: Bytes, known: PackDigests) -> Messages {
+        Messages { body, at: 0, known }
+    }
+
+    /// The next frame as type and where its body begins and ends, whatever it holds.
+    fn next_frame(&mut self) -> Result<Option<(u8, Range<usize>)>, Malformed> {
         let mut reader = Reader::new(&self.body[self.at..]);
         if reader.remaining() == 0 {
             return Ok(None);
@@ -246,14 +285,17 @@ impl Messages {
         reader.take(len)?;
         let start = self.at + FRAME_HEAD;
         self.at = start + len;
-        Ok(Some((kind, self.body.slice(start..self.at))))
+        Ok(Some((kind, start..self.at)))
     }
 
     fn decode_next<T>(
         &mut self,
-        decode: impl FnOnce(u8, &Bytes) -> Result<T, Malformed>,
+        decode: impl FnOnce(u8, &Bytes, usize, &PackDigests) -> Result<T, Malformed>,
     ) -> Option<Result<T, Malformed>> {
-        let decoded = self.next_frame().transpose()?.and_then(|(kind, body)| decode(kind, &body));
+        let decoded = self
+            .next_frame()
+            .transpose()?
+            .and_then(|(kind, frame)| decode(kind, &self.body.slice(frame.clone()), frame.start, &self.known));
         if decoded.is_err() {
             self.at = self.body.len();
         }
@@ -262,7 +304,7 @@ impl Messages {
 
     /// The next frame, which must hold replies.
     pub fn next_replies(&mut self) -> Option<Result<ReplyFrame, Malformed>> {
-        self.decode_next(|kind, body| match kind {
+        self.decode_next(|kind, body, _, _| match kind {
             frame_type::REPLIES => replies::ReplyFrame::parse(body.clone()),
             _ => Err(Malformed::UnknownTag),
         })
@@ -273,6 +315,6 @@ impl Iterator for Messages {
     type Item = Result<Message, Malformed>;
 
     fn next(&mut self) -> Option<Result<Message, Malformed>> {
-        self.decode_next(decode_frame)
+        self.decode_next(codec::decode_frame_at)
     }
 }

@@ -11,6 +11,7 @@
 
 use std::fmt;
 use std::mem::take;
+use std::ops::Range;
 
 use bytes::{Bytes, BytesMut};
 
@@ -133,6 +134,11 @@ impl Pack {
     /// # Errors
     /// [`Malformed`], with the first thing that is wrong.
     pub fn parse(encoded: Bytes) -> Result<Pack, Malformed> {
+        Pack::parse_with(encoded, pack_digest)
+    }
+
+    /// As [`parse`](Pack::parse); `digest` gives the digest of the bytes that it covers.
+    pub(super) fn parse_with(encoded: Bytes, digest: impl FnOnce(&[u8]) -> Digest) -> Result<Pack, Malformed> {
         let mut reader = Reader::new(&encoded);
         let (client, endpoint) = (ClientId(reader.u64()?), EndpointId(reader.u64()?));
         let count = usize::from(reader.u16()?);
@@ -159,7 +165,7 @@ impl Pack {
         }
         read_proof(&mut reader)?;
         reader.end()?;
-        let digest = Digest::of(Domain::Pack, &[&encoded[..body_len]]);
+        let digest = digest(&encoded[..body_len]);
         Ok(Pack { encoded, client, endpoint, count, body_len, read_only: read_only != 0, opens, digest })
     }
 
@@ -227,6 +233,37 @@ impl Pack {
     /// The same pack in an exact-size buffer of its own: gives the receive buffer it lay in back.
     pub fn settle(&self) -> Pack {
         Pack { encoded: Bytes::copy_from_slice(&self.encoded), ..self.clone() }
+    }
+}
+
+/// The digest of a pack whose body, which alone it covers, is `covered`.
+pub(super) fn pack_digest(covered: &[u8]) -> Digest {
+    Digest::of(Domain::Pack, &[covered])
+}
+
+/// Bytes of `encoded` that its digest would cover if it were a pack; `None` if it is none.
+pub(super) fn covered_len(encoded: &[u8]) -> Option<usize> {
+    let len = u32::from_le_bytes(*encoded.get(BODY_HEAD - 4..)?.first_chunk()?) as usize;
+    (len <= encoded.len()).then_some(len)
+}
+
+/// Digests of packs that were computed when the proof of their envelope was checked, by where in its body lies what they
+/// cover.
+#[derive(Clone, Debug, Default)]
+pub struct PackDigests(Vec<(Range<usize>, Digest)>);
+
+impl PackDigests {
+    /// Computes the digest of `covered`, which lies behind all others in `body`, and remembers it.
+    pub(super) fn compute(&mut self, body: &[u8], covered: Range<usize>) -> Digest {
+        let digest = pack_digest(&body[covered.clone()]);
+        self.0.push((covered, digest));
+        digest
+    }
+
+    /// The digest of what lies there, if it was computed.
+    pub(super) fn find(&self, covered: Range<usize>) -> Option<Digest> {
+        let at = self.0.binary_search_by_key(&covered.start, |(range, _)| range.start).ok()?;
+        self.0.get(at).filter(|(range, _)| *range == covered).map(|(_, digest)| *digest)
     }
 }
 

@@ -46,7 +46,11 @@ fn datagram(bytes: &Bytes) {
 /// The frames of an envelope, and what its proof is over.
 fn envelope(body: &Bytes) {
     let mut received = Hasher::new(Domain::Envelope);
-    let count = absorb_received(body, &mut received);
+    let count = absorb_received(body, &mut received).map(|(count, known)| {
+        let same = Messages::with(body.clone(), known).eq(Messages::new(body.clone()));
+        assert!(same, "digests computed for the proof are the packs'");
+        count
+    });
     let mut buffer = FrameBuffer::default();
     let mut good = 0;
     for message in Messages::new(body.clone()) {
