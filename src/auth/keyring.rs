@@ -17,7 +17,7 @@ use crate::limits;
 use crate::types::{ClientId, ClusterSize, Digest, Domain, EndpointId, Hasher, ReplicaId, Time};
 use crate::wire::frame::{self, Messages};
 use crate::wire::header::{self, Parts, cluster_tag};
-use crate::wire::{FragmentHeader, Header, Kind, Malformed, NewKey, Pack, Proof, ProofKind, Receipt};
+use crate::wire::{FragmentHeader, Header, Kind, Malformed, NewKey, Pack, PackDigests, Proof, ProofKind, Receipt};
 
 /// How envelopes and packs are proved.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -156,6 +156,8 @@ pub struct Keyring {
     pub(super) replicas: Vec<ReplicaKeys>,
     pub(super) clients: ClientTable,
     signatures: Signatures,
+    /// Room for the digests of the packs in an envelope.
+    pack_digests: PackDigests,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -216,6 +218,7 @@ impl Keyring {
             replicas,
             clients: ClientTable::default(),
             signatures: Signatures::default(),
+            pack_digests: PackDigests::default(),
         };
         keyring.derive()?;
         Ok(keyring)
@@ -427,19 +430,25 @@ impl Keyring {
         Ok(Opened::NewKey { key, ours: header.receiver_epoch })
     }
 
-    fn open_envelope(&self, from: ReplicaId, parts: Parts) -> Result<Opened, Reject> {
+    fn open_envelope(&mut self, from: ReplicaId, parts: Parts) -> Result<Opened, Reject> {
         if parts.header.proof != self.mode.proof() {
             return Err(Reject::WrongProof);
         }
         let mut hasher = Hasher::new(Domain::Envelope);
         parts.header.absorb(&mut hasher);
-        let (_, known) = frame::absorb_received(&parts.body, &mut hasher)?;
+        let mut known = std::mem::take(&mut self.pack_digests);
+        frame::absorb_received(&parts.body, &mut hasher, &mut known)?;
         self.check_hop(from, &parts, &hasher.finish())?;
         let messages = Messages::with(parts.body, known);
         Ok(match self.me {
             Principal::Replica(_) => Opened::Envelope(Envelope { from, messages }),
             Principal::Client(..) => Opened::Replies(Replies { from, messages }),
         })
+    }
+
+    /// An envelope that was opened here is read: what it needed room for has room.
+    pub fn close(&mut self, envelope: Envelope) {
+        self.pack_digests = envelope.messages.into_known();
     }
 
     fn check_hop(&self, from: ReplicaId, parts: &Parts, digest: &Digest) -> Result<(), Reject> {

@@ -410,15 +410,16 @@ impl Network {
 
     fn accept(&mut self, now: Time, from: Peer, opened: Opened, inbound: &mut Vec<Inbound>) {
         match opened {
-            Opened::Envelope(envelope) => {
+            Opened::Envelope(mut envelope) => {
                 let sender = Principal::Replica(envelope.from());
                 self.announcer.knows(envelope.from());
-                for message in envelope {
+                for message in &mut envelope {
                     match message {
                         Ok(message) => self.on_message(now, message, inbound),
                         Err(reject) => self.caught(sender, reject),
                     }
                 }
+                self.keys.close(envelope);
             }
             Opened::Pack { pack, hop } => self.on_pack(now, from, &pack, hop, inbound),
             Opened::Replies(_) | Opened::Receipt { .. } => self.rejects.count(Reject::WrongRole),

@@ -223,15 +223,15 @@ impl Frames {
     }
 }
 
-/// Feeds received frames to a proof's digest: the same input as [`Frames::absorb`]. The number of frames, and what was
-/// computed on the way.
+/// Feeds received frames to a proof's digest: the same input as [`Frames::absorb`]. The number of frames; `known` holds
+/// what was computed on the way.
 ///
 /// # Errors
 /// [`Malformed`] if the bytes are not frames from end to end, or more than `FRAMES_MAX`. What the bodies hold is not
 /// looked at.
-pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<(usize, PackDigests), Malformed> {
+pub fn absorb_received(body: &[u8], hasher: &mut Hasher, known: &mut PackDigests) -> Result<usize, Malformed> {
+    known.clear();
     let mut reader = Reader::new(body);
-    let mut known = PackDigests::default();
     let (mut stretch, mut count) = (0, 0);
     while reader.remaining() > 0 {
         let kind = reader.u8()?;
@@ -250,7 +250,7 @@ pub fn absorb_received(body: &[u8], hasher: &mut Hasher) -> Result<(usize, PackD
         }
     }
     hasher.update(&body[stretch..]);
-    Ok((count, known))
+    Ok(count)
 }
 
 /// The messages of an envelope's body, decoded as they are asked for. After the first malformed frame there are no
@@ -271,6 +271,11 @@ impl Messages {
     /// Of `body`, from which [`absorb_received`] computed `known`.
     pub fn with(body: Bytes, known: PackDigests) -> Messages {
         Messages { body, at: 0, known }
+    }
+
+    /// Gives back what was known, for its room.
+    pub fn into_known(self) -> PackDigests {
+        self.known
     }
 
     /// The next frame as type and where its body begins and ends, whatever it holds.

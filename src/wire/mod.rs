@@ -41,7 +41,7 @@ pub use message::{
     Status, Vote, WantedViewChange, default_replier,
 };
 pub use new_key::NewKey;
-pub use pack::{Pack, PackBuilder, Proof, Request, RequestKind, Requests};
+pub use pack::{Pack, PackBuilder, PackDigests, Proof, Request, RequestKind, Requests};
 pub use receipt::{Pieces, Receipt};
 pub use replies::{ReplyFrame, ReplyView, ResultView, decode_replies};
 pub use signed::{Claim, Entry, NewView, Signed, Statement, ViewChange};

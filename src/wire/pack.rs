@@ -253,6 +253,10 @@ pub(super) fn covered_len(encoded: &[u8]) -> Option<usize> {
 pub struct PackDigests(Vec<(Range<usize>, Digest)>);
 
 impl PackDigests {
+    pub(super) fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// Computes the digest of `covered`, which lies behind all others in `body`, and remembers it.
     pub(super) fn compute(&mut self, body: &[u8], covered: Range<usize>) -> Digest {
         let digest = pack_digest(&body[covered.clone()]);

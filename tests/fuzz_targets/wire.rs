@@ -10,8 +10,8 @@ use castra::wire::fragment::{Assembled, ReassemblyLimits, TOTAL_MAX};
 use castra::wire::frame::{Messages, absorb_received};
 use castra::wire::header::Parts;
 use castra::wire::{
-    FragmentHeader, FragmentPlan, FrameBuffer, Header, Message, NewKey, NewView, Pack, PackBuilder, Reassembler,
-    ReplyPack, Signed, Statement, ViewChange, decode_frame, decode_replies,
+    FragmentHeader, FragmentPlan, FrameBuffer, Header, Message, NewKey, NewView, Pack, PackBuilder, PackDigests,
+    Reassembler, ReplyPack, Signed, Statement, ViewChange, decode_frame, decode_replies,
 };
 
 /// The first byte says which decoder the others are for.
@@ -46,11 +46,10 @@ fn datagram(bytes: &Bytes) {
 /// The frames of an envelope, and what its proof is over.
 fn envelope(body: &Bytes) {
     let mut received = Hasher::new(Domain::Envelope);
-    let count = absorb_received(body, &mut received).map(|(count, known)| {
-        let same = Messages::with(body.clone(), known).eq(Messages::new(body.clone()));
-        assert!(same, "digests computed for the proof are the packs'");
-        count
-    });
+    let mut known = PackDigests::default();
+    let count = absorb_received(body, &mut received, &mut known);
+    let same = Messages::with(body.clone(), known).eq(Messages::new(body.clone()));
+    assert!(same, "digests computed for the proof are the packs'");
     let mut buffer = FrameBuffer::default();
     let mut good = 0;
     for message in Messages::new(body.clone()) {
