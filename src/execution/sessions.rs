@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! session   0 next free u32 | 4 window u32 | 8 id | 16 client | 24 counter | 32 low | 40 last used (agreed time)
-//!           48 endpoint | 56 reserved | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
+//!           48 endpoint | 56 large results kept u32 | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
 //! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the reply store) | 20 length u32
 //!           24 the result, or its place in the store
 //! client    0 next free u32 | 4 sessions u32 | 8 client | 16 last counter | 24 last open (agreed time)
@@ -31,6 +31,7 @@ const COUNTER: usize = 24;
 const LOW: usize = 32;
 const USED: usize = 40;
 const ENDPOINT: usize = 48;
+const KEPT: usize = 56;
 const SLOTS: usize = 64;
 
 const SLOT_PLACE: usize = 16;
@@ -79,6 +80,8 @@ pub(super) struct Session {
     counter: u64,
     low: u64,
     window: u64,
+    /// Large results that are kept for it.
+    kept: u32,
 }
 
 /// What a session knows of a request.
@@ -197,6 +200,7 @@ impl Sessions {
             counter: get_u64(bytes, COUNTER),
             low: get_u64(bytes, LOW),
             window: get_u32(bytes, WINDOW).into(),
+            kept: get_u32(bytes, KEPT),
         }
     }
 
@@ -211,11 +215,12 @@ impl Sessions {
         result: &[u8],
     ) {
         let received = session.low.max(low);
-        self.forget(region, session, session.low..received);
+        let mut kept = session.kept - self.forget(region, session, session.low..received);
         let stored;
         let (place, inline) = if result.len() <= SMALL_RESULT_MAX {
             (HERE, result)
         } else {
+            kept += 1;
             stored = self.store.keep(region, result).to_bytes();
             (STORED, &stored[..])
         };
@@ -232,19 +237,29 @@ impl Sessions {
         let record = region.write(session.page, session.at + LOW..session.at + USED + 8);
         record[..8].copy_from_slice(&received.to_le_bytes());
         record[8..].copy_from_slice(&time.0.to_le_bytes());
+        if kept != session.kept {
+            layout::put_u32(region, session.page, session.at + KEPT, kept);
+        }
     }
 
-    /// The large results of these requests are not asked for again.
-    fn forget(&self, region: &mut Region, session: &Session, requests: Range<u64>) {
+    /// The large results of these requests are not asked for again. How many they were.
+    fn forget(&self, region: &mut Region, session: &Session, requests: Range<u64>) -> u32 {
+        let mut forgotten = 0;
         // Nothing was executed beyond the window.
         for t in requests.start..requests.end.min(session.low.saturating_add(session.window)) {
+            // Most sessions never have any, and their slots need not be looked at.
+            if forgotten == session.kept {
+                break;
+            }
             let (page, at) = session.slot(region, t);
             let slot = &region.read(page)[at..at + SLOT];
             if get_u32(slot, SLOT_PLACE) == STORED && get_u64(slot, 0) == t {
                 let (place, len) = (Place::from_bytes(&slot[SLOT_RESULT..]), get_u32(slot, SLOT_LEN) as usize);
                 self.store.release(region, place, len);
+                forgotten += 1;
             }
         }
+        forgotten
     }
 
     /// The outcome of a request that was executed: its result, or [`Outcome::Gone`].
@@ -397,7 +412,8 @@ impl Sessions {
 
     /// Ends a session; its slots are free.
     pub(super) fn close(&mut self, region: &mut Region, session: &Session) {
-        self.forget(region, session, session.low..u64::MAX);
+        let forgotten = self.forget(region, session, session.low..u64::MAX);
+        assert_eq!(forgotten, session.kept, "what is kept lies in the window");
         for i in 0..slot_pages(session.window) {
             let page = PageId(get_u32(region.read(session.page), session.at + SLOTS + 4 * i));
             region.release(page);

@@ -241,8 +241,10 @@ impl<S: Service> Replica<S> {
                 self.act(action);
             } else if !self.outputs.is_empty() {
                 let mut outputs = std::mem::take(&mut self.outputs);
+                // A batch has many replies: asked once for all.
+                let rests = self.agreement.rests(self.now);
                 for output in outputs.drain(..) {
-                    self.emit(output);
+                    self.emit(output, rests);
                 }
                 self.outputs = outputs;
             } else {
@@ -303,10 +305,10 @@ impl<S: Service> Replica<S> {
         }
     }
 
-    fn emit(&mut self, output: Output) {
+    fn emit(&mut self, output: Output, rests: bool) {
         match output {
             Output::Reply(reply) => {
-                if self.agreement.rests(self.now) {
+                if rests {
                     // For longer than it takes to notice that somebody preferred is silent.
                     let until = self.now + 3 * self.config.protocol.reserve_patience();
                     self.network.keep(self.now, until, reply);
