@@ -19,9 +19,8 @@ pub mod station;
 pub mod unreplicated;
 pub mod usage;
 
-/// The largest datagram between processes of one machine, bytes of payload: loopback's MTU is 64 KiB, and a pre-prepare of
-/// some hundred requests goes in one.
-pub const DATAGRAM: usize = 32_768;
+/// The largest datagram between processes of one machine, bytes of payload: loopback's MTU is 64 KiB.
+pub const DATAGRAM: usize = crate::limits::DATAGRAM_MAX;
 
 pub use child::{Child, Launch};
 pub use latency::{Latencies, LatencyMicros};

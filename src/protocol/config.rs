@@ -26,6 +26,8 @@ pub struct Config {
     pub batch_requests_max: usize,
     /// Bytes of inline packs in one batch.
     pub batch_bytes_max: usize,
+    /// The largest datagram, bytes: what a proposal best fits (P10).
+    pub datagram_max: usize,
     /// A pack above this many bytes is proposed by its digest (P3).
     pub inline_max: usize,
     /// How long a COMMIT may wait for a message to ride on (P52).
@@ -66,6 +68,11 @@ pub struct Config {
 }
 
 impl Config {
+    /// Datagrams from this size on hold a batch worth its three rounds.
+    const DATAGRAM_LARGE: usize = 16 * 1024;
+    /// Bytes of a datagram that a proposal leaves: its head, the frame's, some hundred lengths of packs, a vote.
+    const PROPOSAL_ROOM: usize = 2_048;
+
     /// The defaults for replica `me` of a cluster of `size`.
     pub fn new(size: ClusterSize, me: ReplicaId) -> Config {
         Config {
@@ -77,6 +84,7 @@ impl Config {
             pipeline_max: 16,
             batch_requests_max: 4_096,
             batch_bytes_max: 256 * 1024,
+            datagram_max: limits::DATAGRAM_MAX,
             inline_max: 8 * 1024,
             commit_delay: Duration::from_millis(2),
             reserve_delay: Duration::from_micros(500),
@@ -102,6 +110,15 @@ impl Config {
     /// reserve and in it, for shared cores, and what a commit may wait.
     pub fn reserve_patience(&self) -> Duration {
         4 * self.reserve_delay + self.commit_delay
+    }
+
+    /// Bytes of inline packs that a primary puts into one batch (P10): where datagrams are large, what fits one beside its
+    /// frame and a vote. Small ones are filled by pieces anyhow.
+    pub fn batch_bytes(&self) -> usize {
+        match self.datagram_max {
+            Self::DATAGRAM_LARGE.. => self.batch_bytes_max.min(self.datagram_max - Self::PROPOSAL_ROOM),
+            _ => self.batch_bytes_max,
+        }
     }
 
     /// One sentence per bound that is not kept.

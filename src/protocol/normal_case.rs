@@ -124,7 +124,7 @@ impl Agreement {
             let packs = self.queue.take(
                 limits::BATCH_PACKS_MAX,
                 self.batch_requests(),
-                self.config.batch_bytes_max,
+                self.config.batch_bytes(),
                 self.config.inline_max,
             );
             self.propose(packs);
@@ -159,7 +159,7 @@ impl Agreement {
     fn may_propose(&self) -> bool {
         // A batch may have become committed by the word of others (P51) before it was prepared here.
         let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
-        let full = self.queue.requests() >= self.batch_requests() || self.queue.bytes() >= self.config.batch_bytes_max;
+        let full = self.queue.requests() >= self.batch_requests() || self.queue.bytes() >= self.config.batch_bytes();
         self.has_room() && (idle || full)
     }
 

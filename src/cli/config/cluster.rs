@@ -465,6 +465,7 @@ impl Cluster {
             pipeline_max: p.pipeline_max,
             batch_requests_max: p.batch_requests_max,
             batch_bytes_max: p.batch_bytes_max,
+            datagram_max: p.datagram_bytes_max,
             inline_max: p.inline_bytes_max,
             commit_delay: Duration::from_micros(p.commit_delay_us),
             reserve_delay: Duration::from_micros(p.reserve_delay_us),

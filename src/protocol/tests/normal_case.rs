@@ -185,7 +185,7 @@ fn p10_a_full_batch_waits_for_nothing() {
     assert_eq!(primary.core.last_proposed, SeqNum(2));
 
     let most = crate::limits::PACK_REQUESTS_MAX as u64;
-    let mut primary = One::with(0, |c| c.batch_requests_max = most as usize);
+    let mut primary = One::with(0, |c| (c.batch_requests_max, c.datagram_max) = (most as usize, 1_452));
     primary.request(pack(1, 0, 8));
     for t in 1..most {
         primary.request(pack(1, t, 8));
@@ -193,6 +193,29 @@ fn p10_a_full_batch_waits_for_nothing() {
     assert_eq!(primary.core.last_proposed, SeqNum(1));
     primary.request(pack(1, most, 8));
     assert_eq!(primary.core.last_proposed, SeqNum(2));
+}
+
+#[test]
+fn p10_a_batch_fits_a_datagram_where_datagrams_are_large() {
+    let proposed = |datagram_max: usize| {
+        let mut primary = One::with(0, |c| c.datagram_max = datagram_max);
+        primary.request(pack(1, 0, 8));
+        primary.took();
+        for t in 1..40 {
+            primary.request(pack(1, t, 2_000));
+        }
+        let sent = primary.took();
+        let proposals = sent.iter().filter_map(|m| if let Message::PrePrepare(p) = m { Some(p) } else { None });
+        let lens = |m: &PrePrepare| {
+            let mut frames = crate::wire::FrameBuffer::default();
+            assert!(frames.push(&Message::PrePrepare(m.clone())));
+            (m.packs.len(), frames.len())
+        };
+        proposals.map(lens).collect::<Vec<_>>()
+    };
+    let (packs, len) = proposed(20_000)[0];
+    assert!(len < 20_000 - 200 && len > 15_000, "{packs} packs, {len} bytes");
+    assert!(proposed(1_452).is_empty(), "nothing is full that is cut in any case");
 }
 
 #[test]
