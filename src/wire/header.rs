@@ -1,7 +1,7 @@
 //! The first bytes of every datagram.
 //!
 //! ```text
-//!  0 magic "cst" | 3 version u8 = 1 | 4 kind u8 | 5 proof u8 | 6 receiver u8 | 7 sender u8      (0xff: a client)
+//!  0 magic "cst" | 3 version u8 = 2 | 4 kind u8 | 5 proof u8 | 6 receiver u8 | 7 sender u8      (0xff: a client)
 //!  8 cluster u64 (the first eight bytes of the cluster id)
 //! 16 client u64 | 24 endpoint u64                (of the client, whichever side it is on; 0 between replicas)
 //! 32 sender epoch u32 | 36 receiver epoch u32
@@ -19,8 +19,8 @@ use crate::types::{ClientId, Digest, EndpointId, Hasher, ReplicaId};
 
 /// The first three bytes of every datagram.
 pub const MAGIC: [u8; 3] = *b"cst";
-/// The version of all layouts.
-pub const VERSION: u8 = 1;
+/// The version of all layouts, and of what proofs cover.
+pub const VERSION: u8 = 2;
 /// Bytes of [`Header`].
 pub const HEADER: usize = 40;
 /// Bytes of [`FragmentHeader`].
