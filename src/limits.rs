@@ -37,7 +37,7 @@ pub const BATCH_RESULTS: usize = 4 << 20;
 /// Frames in one envelope.
 pub const FRAMES_MAX: usize = 4_096;
 
-/// A frame's body above this enters its envelope's digest by its own digest, computed once for all receivers.
+/// A frame's body above this enters its envelope's digest by a digest of its own, computed once for all receivers.
 pub const FRAME_INLINE_MAX: usize = 256;
 
 /// Fragments of one message: enough for [`MESSAGE_MAX`] at [`DATAGRAM_MIN`].

@@ -3,7 +3,7 @@
 //! Results lie one behind the other in segments. A segment whose results were all received is used again before one that
 //! never was, so what is kept stays small, and with it what a checkpoint copies and digests. Where every segment holds a
 //! result that may be asked for, the one begun first goes: no result goes before as many bytes as are configured were
-//! written after it.
+//! written since it was begun.
 //!
 //! ```text
 //! segment  0 number u64: how many were begun before, plus one; 0: never | 8 results that lie in it u32

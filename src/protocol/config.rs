@@ -24,9 +24,9 @@ pub struct Config {
     pub pipeline_max: u64,
     /// Requests in one batch.
     pub batch_requests_max: usize,
-    /// Bytes of inline packs in one batch.
+    /// Bytes of inline packs in one batch, where datagrams are too small for one to fit.
     pub batch_bytes_max: usize,
-    /// The largest datagram, bytes: what a proposal best fits (P10).
+    /// The largest datagram, bytes: what a proposal best fits (P10). A replica sets it to its network's.
     pub datagram_max: usize,
     /// A pack above this many bytes is proposed by its digest (P3).
     pub inline_max: usize,
@@ -70,8 +70,8 @@ pub struct Config {
 impl Config {
     /// Datagrams from this size on hold a batch worth its three rounds.
     const DATAGRAM_LARGE: usize = 16 * 1024;
-    /// Bytes of a datagram that a proposal leaves: its head, the frame's, some hundred lengths of packs, a vote.
-    const PROPOSAL_ROOM: usize = 2_048;
+    /// Bytes of a datagram that a batch leaves: heads, choices, and votes that travel with it.
+    const PROPOSAL_ROOM: usize = 512;
 
     /// The defaults for replica `me` of a cluster of `size`.
     pub fn new(size: ClusterSize, me: ReplicaId) -> Config {
@@ -112,8 +112,8 @@ impl Config {
         4 * self.reserve_delay + self.commit_delay
     }
 
-    /// Bytes of inline packs that a primary puts into one batch (P10): where datagrams are large, what fits one beside its
-    /// frame and a vote. Small ones are filled by pieces anyhow.
+    /// Bytes that a primary puts into one proposal (P10), packs by digest included: where datagrams are large, what fits one.
+    /// Small ones are filled by pieces anyhow.
     pub fn batch_bytes(&self) -> usize {
         match self.datagram_max {
             Self::DATAGRAM_LARGE.. => self.batch_bytes_max.min(self.datagram_max - Self::PROPOSAL_ROOM),

@@ -253,7 +253,7 @@ impl Agreement {
             views: Views::default(),
             waiting: Waiting::default(),
             oldest: Oldest::default(),
-            queue: Queue::default(),
+            queue: Queue::new(config.inline_max),
             bodies: Bodies::default(),
             last_proposed: SeqNum(0),
             pad_to: SeqNum(0),

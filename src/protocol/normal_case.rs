@@ -121,12 +121,7 @@ impl Agreement {
             return;
         }
         while !self.queue.is_empty() && self.may_propose() {
-            let packs = self.queue.take(
-                limits::BATCH_PACKS_MAX,
-                self.batch_requests(),
-                self.config.batch_bytes(),
-                self.config.inline_max,
-            );
+            let packs = self.queue.take(limits::BATCH_PACKS_MAX, self.batch_requests(), self.config.batch_bytes());
             self.propose(packs);
         }
         while self.last_proposed < self.pad_to && self.queue.is_empty() && self.has_room() {
@@ -159,7 +154,9 @@ impl Agreement {
     fn may_propose(&self) -> bool {
         // A batch may have become committed by the word of others (P51) before it was prepared here.
         let idle = self.last_prepared.max(self.last_executed) >= self.last_proposed;
-        let full = self.queue.requests() >= self.batch_requests() || self.queue.bytes() >= self.config.batch_bytes();
+        let full = self.queue.requests() >= self.batch_requests()
+            || self.queue.proposal_bytes() >= self.config.batch_bytes()
+            || self.queue.bytes() >= self.config.batch_bytes_max;
         self.has_room() && (idle || full)
     }
 

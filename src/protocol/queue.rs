@@ -18,13 +18,17 @@ pub enum Refused {
 }
 
 /// The primary's waiting packs: bounded for each client, served round-robin (P21).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Queue {
+    /// Larger packs are proposed by their digests (P3).
+    inline_max: usize,
     waiting: BTreeMap<ClientId, VecDeque<Pack>>,
     bytes: BTreeMap<ClientId, usize>,
     turn: VecDeque<ClientId>,
     requests: usize,
     total_bytes: usize,
+    /// What all that waits takes in proposals.
+    proposal_bytes: usize,
     /// Packs that wait or are proposed, and not executed yet.
     under_way: BTreeSet<Digest>,
     /// Packs of late, executed or not.
@@ -32,6 +36,21 @@ pub struct Queue {
 }
 
 impl Queue {
+    /// An empty queue of packs that are proposed whole up to `inline_max` bytes.
+    pub fn new(inline_max: usize) -> Queue {
+        Queue {
+            inline_max,
+            waiting: BTreeMap::new(),
+            bytes: BTreeMap::new(),
+            turn: VecDeque::new(),
+            requests: 0,
+            total_bytes: 0,
+            proposal_bytes: 0,
+            under_way: BTreeSet::new(),
+            recent: Recent::default(),
+        }
+    }
+
     /// Appends a pack, unless it is a duplicate or its client has `client_bytes_max` waiting. Of a `wanted` pack the
     /// execution role has said that something in it would still execute: then it is a duplicate only while it is under
     /// way, for what this filter remembers beyond that is a hint and must not keep it out (P21).
@@ -49,6 +68,7 @@ impl Queue {
         *used += size;
         self.requests += pack.len();
         self.total_bytes += size;
+        self.proposal_bytes += in_proposal(size, self.inline_max);
         self.under_way.insert(digest);
         self.recent.insert(&digest);
         let queue = self.waiting.entry(client).or_default();
@@ -59,29 +79,30 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes packs for one batch, clients in turn: at most `requests_max` requests, `packs_max` packs and `bytes_max`
-    /// bytes of packs that go inline (those up to `inline_max`), and no more in all than a batch may hold; always at least one pack if any waits.
-    pub fn take(&mut self, packs_max: usize, requests_max: usize, bytes_max: usize, inline_max: usize) -> Vec<Pack> {
+    /// Takes packs for one batch, clients in turn: at most `requests_max` requests, `packs_max` packs and `bytes_max` bytes of
+    /// a proposal, and no more in all than a batch may hold; always at least one pack if any waits.
+    pub fn take(&mut self, packs_max: usize, requests_max: usize, bytes_max: usize) -> Vec<Pack> {
         let mut taken = Vec::new();
         let (mut requests, mut bytes, mut all_bytes) = (0, 0, 0);
         while let Some(client) = self.turn.pop_front() {
             let queue = self.waiting.get_mut(&client).expect("a client in turn waits");
             let next = queue.front().expect("a client in turn has a pack");
             let size = next.encoded().len();
-            let inline = if size <= inline_max { size } else { 0 };
+            let proposed = in_proposal(size, self.inline_max);
             let full = taken.len() == packs_max
                 || requests + next.len() > requests_max
-                || bytes + inline > bytes_max
+                || bytes + proposed > bytes_max
                 || all_bytes + size > BATCH_BYTES_MAX;
             if full && !taken.is_empty() {
                 self.turn.push_front(client);
                 break;
             }
             requests += next.len();
-            bytes += inline;
+            bytes += proposed;
             all_bytes += size;
             self.requests -= next.len();
             self.total_bytes -= size;
+            self.proposal_bytes -= proposed;
             taken.extend(queue.pop_front());
             let used = self.bytes.get_mut(&client).expect("its bytes are counted");
             *used -= size;
@@ -116,6 +137,16 @@ impl Queue {
     pub fn bytes(&self) -> usize {
         self.total_bytes
     }
+
+    /// Bytes that what waits takes in proposals.
+    pub fn proposal_bytes(&self) -> usize {
+        self.proposal_bytes
+    }
+}
+
+/// Bytes of a proposal that a pack of `size` bytes takes: itself and its length, or its digest.
+fn in_proposal(size: usize, inline_max: usize) -> usize {
+    4 + if size <= inline_max { size } else { size_of::<Digest>() }
 }
 
 /// A body younger than this may be the next to be ordered: none that its client sends makes it go.
@@ -256,11 +287,12 @@ mod tests {
         assert!(bodies.packs.is_empty() && bodies.order.is_empty() && bodies.bytes.is_empty());
     }
 
-    /// Requests, bytes that go inline, and bytes of packs.
+    /// Requests, bytes of a proposal, and bytes of packs.
     fn sums<'a>(packs: impl IntoIterator<Item = &'a Pack>, inline_max: usize) -> [usize; 3] {
         packs.into_iter().fold([0; 3], |[requests, inline, all], pack| {
             let size = pack.encoded().len();
-            [requests + pack.len(), inline + if size <= inline_max { size } else { 0 }, all + size]
+            let proposed = if size <= inline_max { 4 + size } else { 4 + 32 };
+            [requests + pack.len(), inline + proposed, all + size]
         })
     }
 
@@ -315,7 +347,7 @@ mod tests {
     #[test]
     fn p21_a_client_fills_its_quota_to_the_last_byte() {
         let quota = [1, 2].map(|t| pack(t, false).encoded().len()).iter().sum();
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(1 << 10);
         let taken = [1, 2, 3].map(|t| queue.push(pack(t, false), false, quota));
         assert_eq!(taken, [Ok(()), Ok(()), Err(Refused::Quota)]);
         assert_eq!(queue.bytes(), quota);
@@ -324,7 +356,7 @@ mod tests {
     #[test]
     fn p44_a_batch_is_filled_to_the_last_byte() {
         let framing = load(1, 1, 1, 0).encoded().len();
-        let mut queue = Queue::default();
+        let mut queue = Queue::new(8 << 10);
         let mut left = BATCH_BYTES_MAX;
         for t in 0.. {
             let size = left.min(1 << 20);
@@ -335,7 +367,7 @@ mod tests {
             }
         }
         queue.push(load(1, 99, 1, 0), false, 32 << 20).unwrap();
-        assert_eq!(sums(&queue.take(100, 100, 1 << 20, 8 << 10), 0)[2], BATCH_BYTES_MAX);
+        assert_eq!(sums(&queue.take(100, 100, 1 << 20), 0)[2], BATCH_BYTES_MAX);
         assert_eq!(queue.requests(), 1);
     }
 
@@ -351,8 +383,8 @@ mod tests {
         ) {
             let sizes = [8, 100, 600_000];
             let unit = load(1, 1, 1, sizes[1]).encoded().len();
-            let (inline_max, bytes_max, quota) = (2 * unit, loads * unit, 4_000_000);
-            let mut queue = Queue::default();
+            let (inline_max, bytes_max, quota) = (2 * unit, loads * (4 + unit), 4_000_000);
+            let mut queue = Queue::new(inline_max);
             for (t, (step, client, requests, size)) in (0..).zip(steps) {
                 let client_waits = |queue: &Queue| sums(queue.waiting.get(&ClientId(client)).into_iter().flatten(), 0)[2];
                 if step > 0 {
@@ -362,7 +394,7 @@ mod tests {
                     let again = if fits { Refused::Duplicate } else { Refused::Quota };
                     prop_assert_eq!(queue.push(pack, false, quota), Err(again));
                 } else {
-                    let taken = queue.take(packs_max, requests_max, bytes_max, inline_max);
+                    let taken = queue.take(packs_max, requests_max, bytes_max);
                     let within = |packs: &[Pack]| {
                         let [requests, inline, all] = sums(packs, inline_max);
                         packs.len() <= packs_max && requests <= requests_max && inline <= bytes_max && all <= BATCH_BYTES_MAX
@@ -374,8 +406,8 @@ mod tests {
                         prop_assert!(!taken.is_empty() && !within(&more), "another fits");
                     }
                 }
-                let [requests, _, bytes] = sums(queue.waiting.values().flatten(), 0);
-                prop_assert_eq!((queue.requests(), queue.bytes()), (requests, bytes));
+                let [requests, proposed, bytes] = sums(queue.waiting.values().flatten(), inline_max);
+                prop_assert_eq!((queue.requests(), queue.proposal_bytes(), queue.bytes()), (requests, proposed, bytes));
                 prop_assert_eq!(queue.is_empty(), requests == 0);
                 prop_assert_eq!(queue.bytes.get(&ClientId(client)).copied().unwrap_or(0), client_waits(&queue));
             }

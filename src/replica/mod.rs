@@ -114,6 +114,7 @@ impl<S: Service> Replica<S> {
         let mut protocol = config.protocol.clone();
         protocol.check = S::check;
         protocol.boot = keys.boot();
+        protocol.datagram_max = config.network.datagram_max;
         let agreement = Agreement::new(protocol, now)?;
         let executor = Executor::new(service, config.execution.clone())?;
         let network = Network::new(config.network.clone(), keys.clone(), config.protocol.size)?;

@@ -317,10 +317,11 @@ pub(super) fn encode_body(message: &Message, out: &mut BytesMut) {
 }
 
 /// Where the packs lie that a pre-prepare's body holds whole: what the digest of each covers. Up to the first that cannot
-/// be one.
+/// be one, and no more than a batch has.
 pub(super) fn packs_within(body: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut reader = Reader::new(body);
-    let mut left = reader.take(PRE_PREPARE_HEAD).and_then(|_| reader.u32()).unwrap_or(0);
+    let count = reader.take(PRE_PREPARE_HEAD).and_then(|_| reader.u32()).unwrap_or(0) as usize;
+    let mut left = count.min(limits::BATCH_PACKS_MAX);
     std::iter::from_fn(move || {
         loop {
             left = left.checked_sub(1)?;

@@ -241,10 +241,11 @@ pub(super) fn pack_digest(covered: &[u8]) -> Digest {
     Digest::of(Domain::Pack, &[covered])
 }
 
-/// Bytes of `encoded` that its digest would cover if it were a pack; `None` if it is none.
+/// Bytes of `encoded` that its digest would cover if it were a pack; `None` if it is none. Nobody has proved it yet: what
+/// is too short for a pack is not worth a hash.
 pub(super) fn covered_len(encoded: &[u8]) -> Option<usize> {
     let len = u32::from_le_bytes(*encoded.get(BODY_HEAD - 4..)?.first_chunk()?) as usize;
-    (len <= encoded.len()).then_some(len)
+    (BODY_HEAD + REQUEST_HEAD..=encoded.len()).contains(&len).then_some(len)
 }
 
 /// Digests of packs that were computed when the proof of their envelope was checked, by where in its body lies what they
@@ -255,6 +256,8 @@ pub struct PackDigests(Vec<(Range<usize>, Digest)>);
 impl PackDigests {
     pub(super) fn clear(&mut self) {
         self.0.clear();
+        // A liar's proposal leaves no more room than a batch needs.
+        self.0.shrink_to(limits::BATCH_PACKS_MAX);
     }
 
     /// Computes the digest of `covered`, which lies behind all others in `body`, and remembers it.

@@ -188,7 +188,7 @@ pub struct ProtocolSection {
     pub pipeline_max: u64,
     /// Requests in a batch.
     pub batch_requests_max: usize,
-    /// Bytes of packs in a batch.
+    /// Bytes of packs in a batch; where datagrams are large, no more than fit one.
     pub batch_bytes_max: usize,
     /// Packs above it are proposed by digest.
     pub inline_bytes_max: usize,
@@ -465,7 +465,6 @@ impl Cluster {
             pipeline_max: p.pipeline_max,
             batch_requests_max: p.batch_requests_max,
             batch_bytes_max: p.batch_bytes_max,
-            datagram_max: p.datagram_bytes_max,
             inline_max: p.inline_bytes_max,
             commit_delay: Duration::from_micros(p.commit_delay_us),
             reserve_delay: Duration::from_micros(p.reserve_delay_us),

@@ -106,6 +106,30 @@ fn p04_results_that_were_received_drive_out_no_others() {
 }
 
 #[test]
+fn p04_the_last_number_of_all_is_a_number_like_any_other() {
+    let mut bench = Bench::new();
+    let last = u64::MAX;
+    for (counter, window, low) in [(1, 2, last - 1), (2, 1, last)] {
+        let s = session_of(&bench.committed(&[open(ALICE, counter, window)])[0]);
+        let large = pack_of(ALICE, &[request(s, last, low, RequestKind::Ordered, &big(1_000))]);
+        let first = bench.committed(std::slice::from_ref(&large))[0].outcome.clone();
+        assert!(matches!(first, Outcome::Done(_)));
+        assert_eq!(bench.committed(&[large])[0].outcome, first, "it is kept");
+        if window == 2 {
+            let close = pack_of(ALICE, &[request(s, low, low, RequestKind::Close, b"")]);
+            assert_eq!(bench.committed(&[close])[0].outcome, Outcome::Done(Bytes::new()));
+        }
+    }
+    assert_eq!(bench.executor.sessions(), 1);
+    // The other expires, and makes room when the quota of three is reached.
+    for counter in 3..6 {
+        let said = bench.committed_at(100 * SECOND, &[open(ALICE, counter, 1)]);
+        assert!(matches!(said[0].outcome, Outcome::Done(_)), "{counter}");
+    }
+    assert_eq!(bench.executor.sessions(), 3);
+}
+
+#[test]
 fn p04_the_largest_result_is_kept() {
     let mut bench = Bench::new();
     let s = bench.session(ALICE, 1);

@@ -12,11 +12,11 @@ fn p44_a_batch_too_large_to_be_handed_on_gets_no_vote() {
     assert_eq!(backup.core.counters().oversized, 1);
     assert_eq!(backup.caught(0), [("oversized_batch", 1)]);
 
-    let mut queue = Queue::default();
+    let mut queue = Queue::new(8 << 10);
     for pack in packs {
         queue.push(pack, false, 32 << 20).unwrap();
     }
-    assert_eq!(queue.take(8, 100, 1 << 20, 8 << 10).len(), 3, "a primary makes none");
+    assert_eq!(queue.take(8, 100, 1 << 20).len(), 3, "a primary makes none");
 }
 
 #[test]
@@ -94,15 +94,15 @@ fn p21_a_client_fills_only_its_own_quota() {
 
 #[test]
 fn p21_clients_are_served_in_turn() {
-    let mut queue = Queue::default();
+    let mut queue = Queue::new(8 << 10);
     for t in 0..5 {
         queue.push(pack(1, t, 8), false, 1 << 20).unwrap();
     }
     queue.push(pack(2, 0, 8), false, 1 << 20).unwrap();
-    let taken = queue.take(3, 100, 1 << 20, 1 << 20);
+    let taken = queue.take(3, 100, 1 << 20);
     assert_eq!(taken.iter().map(|p| p.client().0).collect::<Vec<_>>(), [1, 2, 1]);
     assert_eq!(queue.requests(), 3);
-    let oversized = queue.take(8, 100, 1, 1 << 20);
+    let oversized = queue.take(8, 100, 1);
     assert_eq!(oversized.len(), 1, "at least one, whatever the bound");
 }
 

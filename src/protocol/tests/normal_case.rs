@@ -177,7 +177,7 @@ fn p03_a_pack_of_inline_max_is_proposed_whole() {
 fn p10_a_full_batch_waits_for_nothing() {
     // Two packs are the bytes of a batch; of requests it takes as many as one pack may hold.
     let size = pack(1, 1, 2_000).encoded().len();
-    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max) = (2 * size, size);
+    let small = |c: &mut Config| (c.batch_bytes_max, c.inline_max) = (2 * (4 + size), size);
     let mut primary = One::with(0, small);
     primary.request(pack(1, 1, 2_000)).request(pack(1, 2, 2_000));
     assert_eq!(primary.core.last_proposed, SeqNum(1), "the first is not prepared");

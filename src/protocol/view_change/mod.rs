@@ -122,7 +122,7 @@ impl Agreement {
         self.held_commits.clear();
         self.held_until = Time::NEVER;
         self.candidate_at = Time::NEVER;
-        self.queue = super::queue::Queue::default();
+        self.queue = super::queue::Queue::new(self.config.inline_max);
         self.bodies.view_left();
         for slot in self.log.iter_mut() {
             slot.leave_view();

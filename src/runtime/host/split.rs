@@ -542,6 +542,7 @@ pub(super) fn start<S: Service, T: Transport + 'static>(
     let (me, size) = (config.protocol.me, config.protocol.size);
     let window = usize::try_from(config.protocol.log_window).unwrap_or(usize::MAX).min(1 << 20);
     let mut protocol = config.protocol;
+    protocol.datagram_max = config.network.datagram_max;
     protocol.check = S::check;
     protocol.boot = keys.boot();
     let checkpointer = Checkpointer::new(keys.signer(), &protocol, config.kept_pages_max, clock.now());
