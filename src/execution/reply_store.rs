@@ -6,7 +6,7 @@
 //! written since it was begun.
 //!
 //! ```text
-//! segment  0 number u64: how many were begun before, plus one; 0: never | 8 results that lie in it u32
+//! segment  0 number u64: rises by one with each that is begun; 0: never | 8 results that lie in it u32
 //!          12 the segment that was begun after it u32
 //! ```
 //! What a result is named by stays with the session. A segment that was begun anew has another number: who looks for what

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! session   0 next free u32 | 4 window u32 | 8 id | 16 client | 24 counter | 32 low | 40 last used (agreed time)
-//!           48 endpoint | 56 large results kept u32 | 64 the one reply slot (window 1), or u32 numbers of the pages of its slots
+//!           48 endpoint | 56 large results kept u32
+//!           64 the one reply slot (window 1), or u32 numbers of the pages of its slots
 //! slot      0 t | 8 position | 16 place u32 (0 empty, 1 here, 2 in the reply store) | 20 length u32
 //!           24 the result, or its place in the store
 //! client    0 next free u32 | 4 sessions u32 | 8 client | 16 last counter | 24 last open (agreed time)

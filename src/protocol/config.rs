@@ -24,7 +24,8 @@ pub struct Config {
     pub pipeline_max: u64,
     /// Requests in one batch.
     pub batch_requests_max: usize,
-    /// Bytes of inline packs in one batch, where datagrams are too small for one to fit.
+    /// Bytes that the packs of one proposal take, and fewer where a large datagram holds fewer (P10). As many bytes of
+    /// packs, those by digest included, leave before the last proposal is prepared.
     pub batch_bytes_max: usize,
     /// The largest datagram, bytes: what a proposal best fits (P10). A replica sets it to its network's.
     pub datagram_max: usize,
