@@ -16,7 +16,7 @@ use super::output::{line, note};
 use crate::auth::PublicIdentity;
 use crate::lab::DATAGRAM;
 use crate::limits;
-use crate::runtime::bind::{free_ports, holders};
+use crate::runtime::bind::{free_ports, holders, lasting_ports};
 use crate::types::ClusterSize;
 
 /// `castra cluster init`
@@ -157,19 +157,18 @@ fn empty_folder(dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// `n` addresses for datagrams and `n` for status: from `base` upwards, all tried, or whatever the kernel has free.
+/// `n` addresses for datagrams and `n` for status, after each other: from `base`, all tried, or from where they are free
+/// and stay so.
 fn ports(ip: IpAddr, base: Option<u16>, n: usize) -> Result<(Vec<SocketAddr>, Vec<SocketAddr>), Error> {
-    let Some(base) = base else {
-        // All are held until all are found, so that no port is given twice.
-        let fail = |error| Error::system(format!("find a free port on {ip}"))(error);
-        let mut held = (Vec::new(), Vec::new());
-        for _ in 0..n {
-            held.0.push(UdpSocket::bind((ip, 0)).map_err(fail)?);
-            held.1.push(TcpListener::bind((ip, 0)).map_err(fail)?);
+    let width = u16::try_from(2 * n).unwrap_or(u16::MAX);
+    let base = match base {
+        Some(base) => base,
+        None => {
+            // That nobody may bind at this address at all is another matter than that all ports are taken.
+            UdpSocket::bind((ip, 0)).map_err(Error::system(format!("bind a port of {ip}")))?;
+            let none = || Error::Usage(format!("no {width} free ports in a row on {ip}"));
+            lasting_ports(ip, width).ok_or_else(none)?
         }
-        let udp = held.0.iter().map(UdpSocket::local_addr).collect::<Result<_, _>>().map_err(fail)?;
-        let tcp = held.1.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(fail)?;
-        return Ok((udp, tcp));
     };
     let last = usize::from(base) + 2 * n - 1;
     if base == 0 || last > usize::from(u16::MAX) {
@@ -179,7 +178,6 @@ fn ports(ip: IpAddr, base: Option<u16>, n: usize) -> Result<(Vec<SocketAddr>, Ve
     for i in 0..2 * n {
         let taken = if i < n { udp_taken(address(i))? } else { tcp_taken(address(i))? };
         if taken {
-            let width = u16::try_from(2 * n).unwrap_or(u16::MAX);
             let free = free_ports(ip, base.saturating_add(width), width);
             return Err(Error::PortInUse { address: address(i), holders: holders(address(i)), free });
         }

@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::client::{Endpoint, EndpointConfig};
     use crate::execution::{Context, ReplyBuffer};
-    use crate::runtime::bind::free_ports;
+    use crate::runtime::bind::lasting_ports;
     use crate::runtime::client::{Client, ClientConfig};
     use crate::services::Null;
     use crate::state::{Cell, Region};
@@ -262,7 +262,7 @@ mod tests {
 
     #[test]
     fn large_operations_and_results_pass_in_fragments() {
-        let base = free_ports(Ipv4Addr::LOCALHOST.into(), 20_000 + (std::process::id() % 20_000) as u16, 1).unwrap();
+        let base = lasting_ports(Ipv4Addr::LOCALHOST.into(), 1).unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, base));
         let (stop, me) = (Stop::new(), identity(1));
         let server = Server::new(Null, 1, &identity(0), &me.public()).unwrap();

@@ -4,7 +4,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -315,12 +316,50 @@ fn udp_table(v4: bool) -> Vec<(u16, u64)> {
     text.lines().skip(1).filter_map(parse).collect()
 }
 
-/// The first of `count` consecutive ports of `ip`, at or above `from`, that nobody holds now.
+/// The first of `count` consecutive ports of `ip`, at or above `from`, that nobody holds now, for datagrams or for TCP.
 pub fn free_ports(ip: IpAddr, from: u16, count: u16) -> Option<u16> {
-    let free =
-        |port: u16| new_socket((ip, port).into()).is_ok_and(|s| s.bind(&SocketAddr::new(ip, port).into()).is_ok());
+    first_free(ip, from.max(1)..=u16::MAX, count)
+}
+
+/// The first of `count` consecutive ports of `ip` that nobody holds now, and that stay free while their owner is away:
+/// outside the range that the kernel gives sockets that ask for any port. In that range a replica that is started again
+/// can find its port given to a client; and who only asks whether it is back, by TCP, can be given the very port that it
+/// asks, and so reach itself and hold it. Random, so that clusters made at the same moment do not meet.
+pub fn lasting_ports(ip: IpAddr, count: u16) -> Option<u16> {
+    let (given_first, given_last) = ports_given_away();
+    let below = LASTING_FIRST..=given_first.saturating_sub(1);
+    let start = below.start() + random_below(below.end().saturating_sub(*below.start()));
+    first_free(ip, start..=*below.end(), count)
+        .or_else(|| first_free(ip, below, count))
+        .or_else(|| first_free(ip, given_last.saturating_add(1)..=u16::MAX, count))
+        // A machine whose kernel gives all away.
+        .or_else(|| free_ports(ip, LASTING_FIRST, count))
+}
+
+/// Below are the ports of well-known services.
+const LASTING_FIRST: u16 = 10_000;
+
+/// The first and the last port that the kernel gives sockets that ask for any.
+fn ports_given_away() -> (u16, u16) {
+    let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ports = text.split_whitespace().map_while(|word| word.parse().ok());
+    ports.next().zip(ports.next()).unwrap_or((32_768, 60_999))
+}
+
+fn random_below(bound: u16) -> u16 {
+    let mut bytes = [0; 8];
+    // Without randomness clusters made at the same moment may meet, and are told so.
+    let _ = getrandom::fill(&mut bytes);
+    u16::try_from(u64::from_le_bytes(bytes) % u64::from(bound.max(1))).unwrap_or(0)
+}
+
+fn first_free(ip: IpAddr, among: RangeInclusive<u16>, count: u16) -> Option<u16> {
+    let free = |port: u16| {
+        let address = SocketAddr::new(ip, port);
+        new_socket(address).is_ok_and(|s| s.bind(&address.into()).is_ok()) && TcpListener::bind(address).is_ok()
+    };
     let mut run = 0;
-    for port in from.max(1)..=u16::MAX {
+    for port in among {
         run = if free(port) { run + 1 } else { 0 };
         if run == count.max(1) {
             return Some(port - (count.max(1) - 1));
@@ -358,6 +397,21 @@ mod tests {
 
     fn address_ip(bound: &Bound) -> IpAddr {
         bound.local_address().ip()
+    }
+
+    #[test]
+    fn lasting_ports_are_free_and_not_among_those_that_the_kernel_gives_away() {
+        let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (first, last) = ports_given_away();
+        let found: Vec<u16> = (0..20).map(|_| lasting_ports(ip, 8).unwrap()).collect();
+        for &base in &found {
+            assert!(base >= LASTING_FIRST && (base + 7 < first || base > last), "{base}: {first} to {last}");
+        }
+        assert!(found.iter().any(|base| *base != found[0]), "always {}", found[0]);
+        // Held for TCP alone, a port is not free.
+        let held = TcpListener::bind((ip, found[0])).unwrap();
+        assert_ne!(free_ports(ip, found[0], 1), Some(found[0]));
+        drop(held);
     }
 
     #[test]

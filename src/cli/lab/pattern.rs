@@ -15,7 +15,7 @@ use crate::cli::replica::stop_with_stdin;
 use crate::lab::bare::{Bare, BareReplica, Shape, work};
 use crate::lab::costs::{Costs, measure};
 use crate::lab::{Child, LatencyMicros, Launch, Machine, child, usage};
-use crate::runtime::bind::free_ports;
+use crate::runtime::bind::lasting_ports;
 use crate::runtime::{Stop, StopOnSignals, cores};
 use crate::types::{ClusterSize, ReplicaId};
 
@@ -165,7 +165,7 @@ pub fn pattern(
     shape.validate().map_err(Error::Usage)?;
     let n = shape.size.n();
     let count = u16::try_from(n).expect("a cluster is small");
-    let base = free_ports(Ipv4Addr::LOCALHOST.into(), 20_000 + (std::process::id() % 20_000) as u16, count);
+    let base = lasting_ports(Ipv4Addr::LOCALHOST.into(), count);
     let base = base.ok_or_else(|| Error::Usage(format!("no {n} free ports in a row on loopback")))?;
     let addresses: Vec<SocketAddr> = (0..count).map(|i| (Ipv4Addr::LOCALHOST, base + i).into()).collect();
     let folder = tempfile::tempdir().map_err(Error::system("make a temporary folder"))?;

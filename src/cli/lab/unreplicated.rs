@@ -22,7 +22,7 @@ use crate::execution::{ExecutorConfig, Service};
 use crate::lab::unreplicated::{Server, keys};
 use crate::lab::{Child, DATAGRAM, Launch, Target};
 use crate::protocol;
-use crate::runtime::bind::{Bound, UdpConfig, free_ports};
+use crate::runtime::bind::{Bound, UdpConfig, lasting_ports};
 use crate::runtime::client::{Client, ClientConfig};
 use crate::runtime::{Clock, Stop, StopOnSignals, Udp};
 use crate::services::{Kv, Null};
@@ -95,7 +95,7 @@ impl Unreplicated {
             Ok::<_, Error>(identity)
         };
         let (key, client) = (make(SERVER_KEY)?.public(), make(CLIENT_KEY)?);
-        let port = free_ports(Ipv4Addr::LOCALHOST.into(), 40_000 + (std::process::id() % 20_000) as u16, 1);
+        let port = lasting_ports(Ipv4Addr::LOCALHOST.into(), 1);
         let port = port.ok_or_else(|| Error::Usage("no free port on loopback".into()))?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let program = std::env::current_exe().map_err(Error::system("find this program"))?;

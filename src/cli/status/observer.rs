@@ -6,6 +6,8 @@ use std::path::Path;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use socket2::SockRef;
+
 use super::ReplicaStatus;
 use crate::cli::config::{self, Cluster};
 use crate::cli::errors::Error;
@@ -20,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// What is at `path` of the replica at `address`: the status of the answer, and its body.
 fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let mut stream = to_another(TcpStream::connect_timeout(&address, PATIENCE)?)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     stream.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
@@ -32,6 +34,17 @@ fn get(address: SocketAddr, path: &str) -> io::Result<(u16, Vec<u8>)> {
         Some(status) => Ok((status, body.unwrap_or_default())),
         None => Err(stranger()),
     }
+}
+
+/// `stream`, if it leads to another socket. Where nobody listens at a port that the kernel gives away, the asking socket
+/// can be given that very port, and so be connected to itself; held on to, it keeps the replica from coming back.
+fn to_another(stream: TcpStream) -> io::Result<TcpStream> {
+    if stream.local_addr()? != stream.peer_addr()? {
+        return Ok(stream);
+    }
+    // No lingering: the port is free at once.
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
+    Err(io::ErrorKind::ConnectionRefused.into())
 }
 
 fn stranger() -> io::Error {
@@ -191,6 +204,8 @@ impl Observer {
 mod tests {
     use std::net::TcpListener;
 
+    use socket2::{Domain, Socket, Type};
+
     use super::*;
     use crate::cli::http;
     use crate::cli::status::answer;
@@ -208,6 +223,17 @@ mod tests {
         let copy = status.clone();
         assert_eq!(ask(served(move || Some(copy.clone()))).unwrap(), status);
         assert!(ask(served(|| None)).is_err(), "a replica that does not answer");
+    }
+
+    #[test]
+    fn who_reaches_itself_is_refused_and_lets_the_port_go() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        socket.connect(&address).unwrap();
+        let refused = to_another(socket.into()).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        TcpListener::bind(address.as_socket().unwrap()).unwrap();
     }
 
     fn observer(addresses: &[Option<SocketAddr>]) -> Observer {
