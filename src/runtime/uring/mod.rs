@@ -63,6 +63,10 @@ const COALESCED_BYTES: usize = 65_535;
 /// Slots of a ring if each holds that much, at most: 16 MiB. There are half as many as else; four replicas have 64.
 const COALESCED_SLOTS_MAX: u16 = 256;
 
+/// What the slots of a ring hold at most, bytes, if datagrams are received one by one: where these are large, 32 slots
+/// were as fast as 128, and the memory of all that were ever filled stays. But a peer has four.
+const SLOT_BYTES: usize = 2 << 20;
+
 /// Slots of a ring at least.
 const SLOTS_LEAST: u16 = 16;
 
@@ -176,7 +180,10 @@ impl Uring {
                 let fewer = |slots: u16| (slots / 2).clamp(SLOTS_LEAST, COALESCED_SLOTS_MAX);
                 (COALESCED_BYTES, sys::SEGMENT_CONTROL, (fewer(replicas), fewer(others)))
             }
-            (false, slots) => (bound.config.datagram_max + 1, 0, slots),
+            (false, (replicas, others)) => {
+                let payload = bound.config.datagram_max + 1;
+                (payload, 0, (uncoalesced_slots(replicas, payload), uncoalesced_slots(others, payload)))
+            }
         };
         let each = RECVMSG_OUT + RawAddress::MAX + control + payload;
         let replicas = SlotRing::new(GROUP_REPLICAS, slots.0, each);
@@ -402,6 +409,12 @@ impl Uring {
 unsafe fn push(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
     // SAFETY: the caller's.
     unsafe { ring.submission().push(entry) }.is_ok()
+}
+
+/// How many of `slots`, a power of two, a ring has for datagrams of up to `payload` bytes each.
+fn uncoalesced_slots(slots: u16, payload: usize) -> u16 {
+    let fit = 1 << (SLOT_BYTES / payload).clamp(1, 1 << 15).ilog2();
+    slots.min(fit).max(slots / 8).max(SLOTS_LEAST)
 }
 
 /// Lets all sockets receive datagrams together, or none of them.

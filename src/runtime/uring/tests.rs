@@ -153,6 +153,20 @@ fn a_burst_beyond_the_slots_loses_nothing() {
 }
 
 #[test]
+fn slots_for_large_datagrams_are_bounded_by_their_bytes() {
+    for (slots, payload, expected) in [
+        (128, 1_453, 128),
+        (256, 8_193, 128),
+        (128, 65_508, 32),
+        // Thirty-one replicas.
+        (1_024, 65_508, 128),
+        (16, 65_508, 16),
+    ] {
+        assert_eq!(uncoalesced_slots(slots, payload), expected, "{slots} slots of {payload} bytes");
+    }
+}
+
+#[test]
 fn slots_that_were_too_few_are_more_from_then_on() {
     let mut bound = replicas(2);
     let mut b = open(bound.pop().unwrap());
