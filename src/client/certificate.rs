@@ -1,7 +1,7 @@
 //! Reply certificates: when replies prove a result (P5 to P8).
 //!
 //! One entry per replica and request, whatever a replica sends (P44). Pure counting; who sent a reply was proved
-//! before.
+//! before. Nearly always all say the same: then one word is kept, and who said it.
 
 use super::completion::{Member, Tally};
 use crate::types::{ClusterSize, Digest, Position, ReplicaId, ReplicaSet, View};
@@ -71,11 +71,33 @@ impl Entry {
     }
 }
 
+/// The one word of all who replied so far.
+#[derive(Clone, Debug)]
+struct Alike {
+    view: View,
+    kind: ReplyKind,
+    position: Position,
+    said: ReplicaSet,
+    /// Who sent the whole of the value first.
+    gave: Option<ReplicaId>,
+    value: Value,
+}
+
+impl Alike {
+    fn entry(&self, replica: ReplicaId) -> Entry {
+        let Alike { view, kind, position, .. } = *self;
+        Entry { view, kind, position, value: 0, gave: self.gave == Some(replica) }
+    }
+}
+
 /// The replies to one request.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
     size: ClusterSize,
     rule: Rule,
+    /// While all replies say the same; there are no entries and values then.
+    alike: Option<Alike>,
+    /// From when they do not: one for each replica.
     entries: Vec<Option<Entry>>,
     /// Each is named by an entry, or free.
     values: Vec<Value>,
@@ -116,18 +138,7 @@ pub(crate) enum Inserted {
 
 impl Certificate {
     pub(crate) fn new(size: ClusterSize, rule: Rule) -> Certificate {
-        Certificate { size, rule, entries: vec![None; size.n()], values: Vec::with_capacity(1) }
-    }
-
-    /// Forgets everything, results first of all: what waits to be used again holds nothing that nobody counts.
-    pub(crate) fn clear(&mut self) {
-        self.entries.fill(None);
-        self.values.clear();
-    }
-
-    /// A cleared one, for another request.
-    pub(crate) fn renew(self, rule: Rule) -> Certificate {
-        Certificate { rule, ..self }
+        Certificate { size, rule, alike: None, entries: Vec::new(), values: Vec::new() }
     }
 
     /// What proves a result.
@@ -137,9 +148,17 @@ impl Certificate {
 
     /// Bytes of uncertified results held for `replica`.
     pub(crate) fn held(&self, replica: ReplicaId) -> usize {
-        match self.entry(replica).filter(|e| e.gave).and_then(|e| self.values[e.value].whole.as_ref()) {
+        match self.entry(replica).filter(|e| e.gave).and_then(|e| self.value(e).whole.as_ref()) {
             Some(Outcome::Done(bytes)) => bytes.len(),
             Some(Outcome::Gone | Outcome::NoSession | Outcome::Refused(_)) | None => 0,
+        }
+    }
+
+    /// The replicas that something is held for.
+    pub(crate) fn givers(&self) -> ReplicaSet {
+        match &self.alike {
+            Some(alike) => alike.gave.into_iter().collect(),
+            None => self.size.replicas().filter(|&r| self.entry(r).is_some_and(|e| e.gave)).collect(),
         }
     }
 
@@ -150,11 +169,18 @@ impl Certificate {
 
     /// The replicas whose replies say something else than what was accepted.
     pub(crate) fn contradicting(&self, accepted: &Accepted) -> ReplicaSet {
+        if self.alike.is_some() {
+            return ReplicaSet::EMPTY;
+        }
         self.size.replicas().filter(|&r| self.entry(r).is_some_and(|e| e.value != accepted.value)).collect()
     }
 
     /// Hands over what was accepted. Nothing is held for anyone then.
     pub(crate) fn take(&mut self, accepted: &Accepted) -> Outcome {
+        if let Some(alike) = &mut self.alike {
+            alike.gave = None;
+            return alike.value.whole.take().expect("accepted with its whole result");
+        }
         let outcome = self.values[accepted.value].whole.take().expect("accepted with its whole result");
         for entry in self.entries.iter_mut().flatten() {
             entry.gave = false;
@@ -163,8 +189,32 @@ impl Certificate {
         outcome
     }
 
-    fn entry(&self, replica: ReplicaId) -> Option<&Entry> {
-        self.entries.get(usize::from(replica.0)).and_then(Option::as_ref)
+    fn entry(&self, replica: ReplicaId) -> Option<Entry> {
+        match &self.alike {
+            Some(alike) => alike.said.contains(replica).then(|| alike.entry(replica)),
+            None => self.entries.get(usize::from(replica.0)).copied().flatten(),
+        }
+    }
+
+    fn words(&self) -> impl Iterator<Item = Entry> {
+        self.size.replicas().filter_map(|replica| self.entry(replica))
+    }
+
+    /// The value that `entry` names.
+    fn value(&self, entry: Entry) -> &Value {
+        self.alike.as_ref().map_or_else(|| &self.values[entry.value], |alike| &alike.value)
+    }
+
+    /// An entry for each replica that replied.
+    fn spread(&mut self) {
+        if self.entries.is_empty() {
+            self.entries = vec![None; self.size.n()];
+        }
+        let Some(alike) = self.alike.take() else { return };
+        for replica in alike.said.iter() {
+            self.entries[usize::from(replica.0)] = Some(alike.entry(replica));
+        }
+        self.values = vec![alike.value];
     }
 
     /// The value that says the same as `result`. Comparing is cheaper than hashing.
@@ -201,6 +251,15 @@ impl Certificate {
     /// Takes a reply of `from`, whose envelope names `view`. A replica's later word replaces its earlier one, unless
     /// that [outranks](Entry::outranks) it. Of the whole result at most `room` bytes are kept.
     pub(crate) fn insert(&mut self, from: ReplicaId, view: View, reply: &ReplyView<'_>, room: usize) -> Inserted {
+        if usize::from(from.0) >= self.size.n() {
+            return Inserted::Repeated;
+        }
+        if self.entries.is_empty()
+            && let Some(inserted) = self.insert_alike(from, view, reply, room)
+        {
+            return inserted;
+        }
+        self.spread();
         let ReplyView { kind, position, result, .. } = reply;
         let (kind, position) = (*kind, *position);
         let old = match self.entries.get(usize::from(from.0)) {
@@ -212,11 +271,7 @@ impl Certificate {
         let known = same.is_some_and(|value| self.values[value].whole.is_some());
         // A quorum that only waits for this result takes it however full the share is: it leaves at once.
         let wanted = || self.quorum().is_some_and(|e| Some(e.value) == same);
-        let whole = match result {
-            _ if known => None,
-            ResultView::Done(bytes, _) if bytes.len() > room && !wanted() => None,
-            other => other.to_outcome(),
-        };
+        let whole = if known { None } else { keep(result, room, wanted) };
         let (gave, news) = (whole.is_some(), whole.is_some());
         if let Some(old) = old
             && Some(old.value) == same
@@ -247,6 +302,37 @@ impl Certificate {
         Inserted::Fresh
     }
 
+    /// The same, while all say the same. `None`, and nothing happened, if this is another word.
+    fn insert_alike(&mut self, from: ReplicaId, view: View, reply: &ReplyView<'_>, room: usize) -> Option<Inserted> {
+        let ReplyView { kind, position, result, .. } = reply;
+        let enough = self.quorum().is_some();
+        let Some(alike) = &mut self.alike else {
+            let whole = keep(result, room, || false);
+            let (gave, digest) = (whole.is_some().then_some(from), whole.is_none().then(|| result.digest()));
+            let (value, said) = (Value { whole, digest }, ReplicaSet::from_iter([from]));
+            self.alike = Some(Alike { view, kind: *kind, position: *position, said, gave, value });
+            return Some(Inserted::Fresh);
+        };
+        if (alike.view, alike.kind, alike.position) != (view, *kind, *position) {
+            return None;
+        }
+        let same = match (&alike.value.whole, result) {
+            // Comparing is cheaper than hashing.
+            (Some(whole), result) if !matches!(result, ResultView::Digest(_)) => result.is_whole(whole),
+            (_, result) => alike.value.digest() == Some(result.digest()),
+        };
+        if !same {
+            return None;
+        }
+        let mut news = alike.said.insert(from);
+        if alike.value.whole.is_none()
+            && let Some(whole) = keep(result, room, || enough)
+        {
+            (alike.value.whole, alike.gave, news) = (Some(whole), Some(from), true);
+        }
+        Some(if news { Inserted::Fresh } else { Inserted::Repeated })
+    }
+
     /// The fewest replies that can prove a result.
     fn need(&self) -> usize {
         match self.rule {
@@ -256,21 +342,25 @@ impl Certificate {
     }
 
     /// A reply that counts together with enough others.
-    fn quorum(&self) -> Option<&Entry> {
+    fn quorum(&self) -> Option<Entry> {
         let size = self.size;
+        if let Some(alike) = &self.alike {
+            let need = if alike.kind == ReplyKind::Committed { self.need() } else { size.quorum() };
+            return alike.said.iter().next().filter(|_| alike.said.len() >= need).map(|first| alike.entry(first));
+        }
         if self.count(|_| true) < self.need() {
             return None;
         }
-        self.entries.iter().flatten().find(|e| {
+        self.words().find(|e| {
             let committed = || self.count(|o| same(o, e) && o.kind == ReplyKind::Committed);
             let weak = self.rule == Rule::Ordered { weak: true };
-            self.count(|o| self.alike(o, e)) >= size.quorum() || weak && committed() >= size.weak_quorum()
+            self.count(|o| self.count_together(o, e)) >= size.quorum() || weak && committed() >= size.weak_quorum()
         })
     }
 
     /// Whether `o` counts together with `e`: tentative replies only in one view. Reads of a tentative state prove that it
     /// stays only if q replicas have it; a committed state of another view or position may be one without it.
-    fn alike(&self, o: &Entry, e: &Entry) -> bool {
+    fn count_together(&self, o: &Entry, e: &Entry) -> bool {
         match self.rule {
             Rule::ReadOnly if e.kind == ReplyKind::TentativeRead => same(o, e) && o.view == e.view,
             Rule::ReadOnly => o.value == e.value && o.kind != ReplyKind::TentativeRead,
@@ -279,7 +369,7 @@ impl Certificate {
     }
 
     fn count(&self, counts: impl Fn(&Entry) -> bool) -> usize {
-        self.entries.iter().flatten().filter(|e| counts(e)).count()
+        self.words().filter(|e| counts(e)).count()
     }
 
     /// What the replies amount to.
@@ -288,10 +378,17 @@ impl Certificate {
             return if self.hopeless() { Verdict::Hopeless } else { Verdict::Open };
         };
         let (value, position, read) = (quorum.value, quorum.position, quorum.kind);
-        if self.values[value].whole.is_none() {
+        if self.value(quorum).whole.is_none() {
             return Verdict::ResultMissing;
         }
-        let counts = |r: &ReplicaId| self.entry(*r).is_some_and(|o| self.alike(o, quorum));
+        if let Some(alike) = &self.alike {
+            let kind = match self.rule {
+                Rule::Ordered { .. } if read != ReplyKind::Committed => ReplyKind::Tentative,
+                Rule::Ordered { .. } | Rule::ReadOnly => read,
+            };
+            return Verdict::Accepted(Accepted { value, position, kind, view: alike.view, members: alike.said });
+        }
+        let counts = |r: &ReplicaId| self.entry(*r).is_some_and(|o| self.count_together(&o, &quorum));
         let members: ReplicaSet = self.size.replicas().filter(counts).collect();
         let words = || members.iter().filter_map(|r| self.entry(r));
         let kind = match self.rule {
@@ -327,7 +424,7 @@ impl Certificate {
 
     /// The most replies that agree.
     fn best(&self) -> usize {
-        self.entries.iter().flatten().map(|e| self.count(|o| self.alike(o, e))).max().unwrap_or(0)
+        self.words().map(|e| self.count(|o| self.count_together(o, &e))).max().unwrap_or(0)
     }
 
     /// The evidence behind an acceptance.
@@ -341,7 +438,7 @@ impl Certificate {
     /// The counts of E013.
     pub(crate) fn tally(&self, unauthentic: u64) -> Tally {
         let size = self.size;
-        let heard = self.entries.iter().flatten().count();
+        let heard = self.words().count();
         let matched = self.best();
         Tally {
             replicas: size.n(),
@@ -352,6 +449,14 @@ impl Certificate {
             unauthentic,
             result_missing: matches!(self.verdict(), Verdict::ResultMissing),
         }
+    }
+}
+
+/// What is kept of `result`, of which there is `room` for so many bytes, or which is `wanted` at once.
+fn keep(result: &ResultView<'_>, room: usize, wanted: impl Fn() -> bool) -> Option<Outcome> {
+    match result {
+        ResultView::Done(bytes, _) if bytes.len() > room && !wanted() => None,
+        other => other.to_outcome(),
     }
 }
 
@@ -390,14 +495,16 @@ mod tests {
         Position(u64::from(value / 3))
     }
 
-    fn insert(certificate: &mut Certificate, said: &Said) -> Verdict {
+    fn reply(said: &Said) -> ReplyEntry {
         let result = match said.whole {
             true => ReplyResult::Full(outcome(said.value)),
             false => ReplyResult::Digest(outcome(said.value).digest()),
         };
-        let (kind, position) = (said.kind, position(said.value));
-        let reply = ReplyEntry { session: SessionId(1), t: 1, kind, position, result };
-        certificate.insert(ReplicaId(said.from as u8), View(said.view), &reply.as_view(), usize::MAX);
+        ReplyEntry { session: SessionId(1), t: 1, kind: said.kind, position: position(said.value), result }
+    }
+
+    fn insert(certificate: &mut Certificate, said: &Said) -> Verdict {
+        certificate.insert(ReplicaId(said.from as u8), View(said.view), &reply(said).as_view(), usize::MAX);
         certificate.verdict()
     }
 
@@ -406,6 +513,8 @@ mod tests {
             .prop_map(|(from, view, kind, value, whole)| Said { from, view, kind, value, whole })
     }
 
+    const ALL: &[ReplyKind] =
+        &[ReplyKind::Tentative, ReplyKind::Committed, ReplyKind::ReadOnly, ReplyKind::TentativeRead];
     const ORDERED: &[ReplyKind] = &[ReplyKind::Tentative, ReplyKind::Committed];
 
     proptest! {
@@ -512,6 +621,44 @@ mod tests {
                     Verdict::ResultMissing => prop_assert!(best >= 3),
                     Verdict::Hopeless => prop_assert!(best + missing < 3),
                     Verdict::Open => prop_assert!(best < 3 && best + missing >= 3),
+                }
+            }
+        }
+    }
+
+    proptest! {
+        /// One word and who said it, or an entry for each: what comes of the replies is the same.
+        #[test]
+        fn p05_p06_one_word_of_all_is_as_good_as_one_of_each(
+            rule in prop::sample::select(&[Rule::Ordered { weak: false }, Rule::Ordered { weak: true }, Rule::ReadOnly]),
+            odd in 0..20u8,
+            schedule in prop::collection::vec((said(4, ALL), 0..20u8, any::<bool>()), 0..12),
+            first in said(4, ALL),
+        ) {
+            let size = ClusterSize::of(4).unwrap();
+            let (mut alike, mut each) = (Certificate::new(size, rule), Certificate::new(size, rule));
+            each.spread();
+            for (said, die, is_small) in schedule {
+                // Most say what the first did.
+                let said = if die < odd { said } else { Said { from: said.from, whole: said.whole, ..first.clone() } };
+                let room = if is_small { 10 } else { usize::MAX };
+                let reply = reply(&said);
+                let (from, view) = (ReplicaId(said.from as u8), View(said.view));
+                let inserted = [&mut alike, &mut each].map(|c| c.insert(from, view, &reply.as_view(), room));
+                prop_assert_eq!(inserted[0], inserted[1]);
+                let verdicts = [&alike, &each].map(Certificate::verdict);
+                prop_assert_eq!(format!("{:?}", verdicts[0]), format!("{:?}", verdicts[1]));
+                let of = |c: &Certificate| {
+                    let all = size.replicas().collect();
+                    let held: Vec<usize> = size.replicas().map(|r| c.held(r)).collect();
+                    (c.evidence(all), c.tally(0), c.givers(), held, c.can_be_proved_by(all))
+                };
+                prop_assert_eq!(format!("{:?}", of(&alike)), format!("{:?}", of(&each)));
+                if let [Verdict::Accepted(accepted), _] = verdicts {
+                    prop_assert_eq!(alike.contradicting(&accepted), each.contradicting(&accepted));
+                    prop_assert_eq!(alike.take(&accepted), each.take(&accepted));
+                    prop_assert_eq!(alike.givers(), ReplicaSet::EMPTY);
+                    break;
                 }
             }
         }

@@ -84,8 +84,6 @@ pub struct Endpoint {
     rekey_due: Time,
     /// Signatures of new keys checked for each replica, and since when.
     key_checks: Vec<(Time, u32)>,
-    /// Certificates of requests that are over, for those to come.
-    spare: Vec<Certificate>,
     /// Bytes of uncertified results kept, per replica.
     held: Vec<usize>,
     repliers: Repliers,
@@ -165,7 +163,6 @@ impl Endpoint {
             rekey_due: Time::NEVER,
             key_checks: vec![(Time(0), 0); n],
             reassembly: (0..n).map(|_| Reassembler::new(ReassemblyLimits::default())).collect(),
-            spare: Vec::new(),
             held: vec![0; n],
             repliers: Repliers::new(size),
             readers: Readers::new(size),
@@ -334,10 +331,7 @@ impl Endpoint {
 
     fn hand_in(&mut self, kind: RequestKind, session: Option<Session>, op: Bytes) -> RequestId {
         let rule = self.rule(kind);
-        let certificate = match self.spare.pop() {
-            Some(spare) => spare.renew(rule),
-            None => Certificate::new(self.size, rule),
-        };
+        let certificate = Certificate::new(self.size, rule);
         let request = self.requests.insert(Outstanding {
             session,
             kind,
@@ -467,7 +461,7 @@ impl Endpoint {
 
     fn drop_held(&mut self, request: RequestId) {
         let Some(r) = self.requests.get(request) else { return };
-        for replica in self.size.replicas() {
+        for replica in r.certificate.givers().iter() {
             self.held[usize::from(replica.0)] -= r.certificate.held(replica);
         }
     }
@@ -475,7 +469,7 @@ impl Endpoint {
     /// The request is over.
     fn finish(&mut self, request: RequestId, result: Result<Bytes, RequestError>, accepted: Option<&Accepted>) {
         self.drop_held(request);
-        let Some(mut r) = self.requests.remove(request) else { return };
+        let Some(r) = self.requests.remove(request) else { return };
         self.sender.over(request);
         let mut session_id = None;
         if let Some(number) = r.number {
@@ -534,8 +528,6 @@ impl Endpoint {
                 });
             }
         }
-        r.certificate.clear();
-        self.spare.push(r.certificate);
     }
 }
 
@@ -770,12 +762,6 @@ impl Endpoint {
     /// Another seed, as another process has.
     pub(super) fn reseed(&mut self, seed: u64) {
         self.random = Random::new(seed);
-    }
-
-    /// Bytes of results in certificates that wait to be used again.
-    pub(super) fn spare_held(&self) -> usize {
-        let of = |c: &Certificate| self.size.replicas().map(|r| c.held(r)).sum::<usize>();
-        self.spare.iter().map(of).sum()
     }
 
     /// Bytes of uncertified results held for `replica`, counted anew and checked against the books.

@@ -341,7 +341,7 @@ fn p44_a_request_that_failed_leaves_no_result_behind() {
     stage.nothing();
     stage.pass(100 * MS);
     assert!(matches!(stage.completion().unwrap().result, Err(RequestError::Timeout { .. })));
-    assert_eq!(stage.endpoint.spare_held(), 0);
+    assert_eq!(stage.endpoint.requests_held(ReplicaId(3)), 0);
 }
 
 #[test]
