@@ -196,16 +196,14 @@ impl Endpoint {
     pub fn close_session(&mut self, session: Session) {
         if let Some(state) = self.sessions.get_mut(&session) {
             state.closing = true;
-            self.stirred.push(session);
+            self.stir(session);
         }
     }
 
     /// Closes every session, the endpoint's own included.
     pub fn close_all(&mut self) {
-        for (&session, state) in &mut self.sessions {
-            state.closing = true;
-            self.stirred.push(session);
-        }
+        self.sessions.values_mut().for_each(|state| state.closing = true);
+        self.stirred.extend(self.sessions.keys());
         self.fallback = None;
     }
 
@@ -355,10 +353,17 @@ impl Endpoint {
         request
     }
 
+    /// Something may be sent in `session`. What comes together is mostly of one.
+    fn stir(&mut self, session: Session) {
+        if self.stirred.last() != Some(&session) {
+            self.stirred.push(session);
+        }
+    }
+
     fn enqueue(&mut self, session: Session, request: RequestId) {
         let state = self.sessions.get_mut(&session).expect("checked by the caller");
         state.waiting.push_back(request);
-        self.stirred.push(session);
+        self.stir(session);
     }
 
     /// P6: the same operation, ordered, under a number that no reply to the query can bear.
@@ -455,7 +460,7 @@ impl Endpoint {
         self.by_id.remove(&id);
         if let Some(state) = self.sessions.get_mut(&session) {
             state.phase = Phase::Closed;
-            self.stirred.push(session);
+            self.stir(session);
         }
     }
 
@@ -488,7 +493,7 @@ impl Endpoint {
         } else if let Some(state) = r.session.and_then(|s| self.sessions.get_mut(&s)) {
             state.waiting.retain(|&waiting| waiting != request);
         }
-        self.stirred.extend(r.session);
+        r.session.into_iter().for_each(|session| self.stir(session));
         match r.kind {
             RequestKind::Open => {}
             RequestKind::Close => {

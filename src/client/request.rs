@@ -27,7 +27,7 @@ pub(crate) struct Outstanding {
     pub(crate) retransmissions: u32,
     pub(crate) certificate: Certificate,
     /// The replies that say that the result is not kept any more. They take back nothing of what was said before.
-    pub(crate) gone: Option<Certificate>,
+    pub(crate) gone: Option<Box<Certificate>>,
     /// The replicas that a query goes to with the next send, and all that it went to (P6).
     pub(crate) to: ReplicaSet,
     pub(crate) asked: ReplicaSet,

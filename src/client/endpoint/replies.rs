@@ -200,7 +200,7 @@ impl Endpoint {
         let is_arriving = self.is_arriving(request);
         let Some(r) = self.requests.get_mut(request) else { return };
         let rule = r.certificate.rule();
-        let gone = r.gone.get_or_insert_with(|| Certificate::new(self.size, rule));
+        let gone = r.gone.get_or_insert_with(|| Box::new(Certificate::new(self.size, rule)));
         if gone.insert(from, view, reply, 0) == Inserted::Repeated {
             self.stats.rejects.repeated += 1;
         }
@@ -208,7 +208,7 @@ impl Endpoint {
             self.drop_held(request);
             let Some(r) = self.requests.get_mut(request) else { return };
             if let Some(gone) = r.gone.take() {
-                r.certificate = gone;
+                r.certificate = *gone;
             }
             self.on_accepted(request, &accepted);
         }
