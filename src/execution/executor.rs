@@ -35,6 +35,8 @@ pub struct Executor<S> {
     queries: Queries,
     caches: Caches,
     buffer: ReplyBuffer,
+    /// While a batch executes: the session of the last request, for mostly the next is of the same.
+    current: Option<Session>,
     /// The last executed batch, tentative or not.
     executed: SeqNum,
     /// `executed` may be rolled back.
@@ -114,6 +116,7 @@ impl<S: Service> Executor<S> {
             queries: Queries::default(),
             caches: Caches::new(),
             buffer: ReplyBuffer::new(),
+            current: None,
             executed,
             tentative: false,
             sealed: None,
@@ -256,16 +259,19 @@ impl<S: Service> Executor<S> {
 
         self.result_bytes = 0;
         let mut index = 0;
-        for pack in batch.packs() {
-            for request in pack.requests() {
-                let position = Position::new(n, index);
-                self.execute(&request, Asked { pack, view }, position, batch.choice().seed, out);
-                if let Some((position, message)) = &self.stopped {
-                    out.push(Output::Stopped { position: *position, message: message.clone() });
-                    return;
-                }
-                index += 1;
+        for (pack, request) in batch.packs().iter().flat_map(|pack| pack.requests().map(move |request| (pack, request)))
+        {
+            let position = Position::new(n, index);
+            self.execute(&request, Asked { pack, view }, position, batch.choice().seed, out);
+            if self.stopped.is_some() {
+                break;
             }
+            index += 1;
+        }
+        self.settle_session();
+        if let Some((position, message)) = &self.stopped {
+            out.push(Output::Stopped { position: *position, message: message.clone() });
+            return;
         }
         out.push(Output::Executed(Executed { n, requests: index, result_bytes: self.result_bytes }));
         if !tentative {
@@ -346,27 +352,28 @@ impl<S: Service> Executor<S> {
                     self.counters.ignored += 1;
                     return;
                 };
-                self.sessions.open(library, owner, open, at, time)
+                self.settle_session();
+                self.sessions.open(&mut self.state.library, owner, open, at, time)
             }
             RequestKind::Ordered | RequestKind::Close => {
-                let Some(session) = self.sessions.find(library, request.session) else {
+                let Some(session) = self.session(request.session) else {
                     self.counters.no_session += 1;
                     self.reply(request, asked, at, Outcome::NoSession, out);
                     return;
                 };
-                match session.standing(library, owner, request.t, request.low) {
+                match session.standing(&self.state.library, owner, request.t, request.low) {
                     Standing::Ignored => {
                         self.counters.ignored += 1;
                         return;
                     }
                     Standing::Executed(position) => (self.kept(&session, request.t), position),
                     Standing::Executable if request.kind == RequestKind::Close => {
-                        self.sessions.close(library, &session);
+                        self.settle_session();
+                        self.sessions.close(&mut self.state.library, &session);
                         (Outcome::Done(bytes::Bytes::new()), at)
                     }
                     Standing::Executable => {
-                        let cx = (time, seed, session);
-                        let Some(outcome) = self.run(request, asked, at, cx) else { return };
+                        let Some(outcome) = self.run(request, asked, at, (time, seed)) else { return };
                         (outcome, at)
                     }
                 }
@@ -375,15 +382,31 @@ impl<S: Service> Executor<S> {
         self.reply(request, asked, position, outcome, out);
     }
 
+    /// The session `id`, as it is after the requests before this one.
+    fn session(&mut self, id: SessionId) -> Option<Session> {
+        if self.current.is_none_or(|current| current.id() != id) {
+            self.settle_session();
+            self.current = self.sessions.find(&self.state.library, id);
+        }
+        self.current
+    }
+
+    /// Writes what the requests that followed each other changed of their session.
+    fn settle_session(&mut self) {
+        if let Some(session) = self.current.take() {
+            self.sessions.settle(&mut self.state.library, &session);
+        }
+    }
+
     /// Hands an operation to the service and keeps its result. `None`: the service panicked.
     fn run(
         &mut self,
         request: &Request<'_>,
         asked: Asked<'_>,
         at: Position,
-        (time, seed, session): (Time, u64, Session),
+        (time, seed): (Time, u64),
     ) -> Option<Outcome> {
-        let Executor { service, state, caches, buffer, .. } = self;
+        let Executor { service, state, caches, buffer, current, .. } = self;
         buffer.clear();
         let mut cx = Context::new(time, seed, asked.pack.client(), request.session, at, caches);
         let run = AssertUnwindSafe(|| service.execute(&mut cx, request.op, &mut state.service, buffer));
@@ -393,7 +416,8 @@ impl<S: Service> Executor<S> {
         }
         self.counters.operations += 1;
         let result = buffer.take();
-        self.sessions.keep(&mut state.library, &session, (request.t, request.low), at, time, &result);
+        let session = current.as_mut().expect("the session of the request was found");
+        self.sessions.keep(&mut state.library, session, (request.t, request.low), at, time, &result);
         Some(Outcome::Done(result))
     }
 

@@ -82,6 +82,8 @@ pub(super) struct Session {
     window: u64,
     /// Large results that are kept for it.
     kept: u32,
+    /// When it was last used, if [`settle`](Sessions::settle) has yet to write that, `low` and `kept`.
+    used: Option<Time>,
 }
 
 /// What a session knows of a request.
@@ -96,6 +98,11 @@ pub(super) enum Standing {
 }
 
 impl Session {
+    /// Its name.
+    pub(super) fn id(&self) -> SessionId {
+        self.id
+    }
+
     /// P4: t is executable if l <= t < l + W, where l = max(stored low, the request's own).
     pub(super) fn standing(&self, region: &Region, owner: Owner, t: u64, low: u64) -> Standing {
         let l = self.low.max(low);
@@ -201,26 +208,28 @@ impl Sessions {
             low: get_u64(bytes, LOW),
             window: get_u32(bytes, WINDOW).into(),
             kept: get_u32(bytes, KEPT),
+            used: None,
         }
     }
 
-    /// Keeps the result of an executed request for its duplicates.
+    /// Keeps the result of an executed request for its duplicates. What changes of the session itself is in `session`
+    /// alone until it is [settled](Sessions::settle), once for all requests that follow each other.
     pub(super) fn keep(
         &self,
         region: &mut Region,
-        session: &Session,
+        session: &mut Session,
         (t, low): (u64, u64),
         position: Position,
         time: Time,
         result: &[u8],
     ) {
         let received = session.low.max(low);
-        let mut kept = session.kept - self.forget(region, session, Some(received));
+        session.kept -= self.forget(region, session, Some(received));
         let stored;
         let (place, inline) = if result.len() <= SMALL_RESULT_MAX {
             (HERE, result)
         } else {
-            kept += 1;
+            session.kept += 1;
             stored = self.store.keep(region, result).to_bytes();
             (STORED, &stored[..])
         };
@@ -233,12 +242,17 @@ impl Sessions {
         let slot = region.write(page, at..at + SLOT_RESULT + inline.len());
         slot[..SLOT_RESULT].copy_from_slice(&head);
         slot[SLOT_RESULT..].copy_from_slice(inline);
+        (session.low, session.used) = (received, Some(time));
+    }
 
+    /// Writes what [`keep`](Sessions::keep) changed of the session.
+    pub(super) fn settle(&self, region: &mut Region, session: &Session) {
+        let Some(used) = session.used else { return };
         let record = region.write(session.page, session.at + LOW..session.at + USED + 8);
-        record[..8].copy_from_slice(&received.to_le_bytes());
-        record[8..].copy_from_slice(&time.0.to_le_bytes());
-        if kept != session.kept {
-            layout::put_u32(region, session.page, session.at + KEPT, kept);
+        record[..8].copy_from_slice(&session.low.to_le_bytes());
+        record[8..].copy_from_slice(&used.0.to_le_bytes());
+        if get_u32(region.read(session.page), session.at + KEPT) != session.kept {
+            layout::put_u32(region, session.page, session.at + KEPT, session.kept);
         }
     }
 
