@@ -16,7 +16,7 @@ pub struct RequestId(pub(crate) u64);
 /// Names one session of one endpoint, across reopenings. It is the caller's handle; the cluster's name for it is a
 /// [`SessionId`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub struct Session(pub(crate) u32);
+pub struct Session(pub(crate) u64);
 
 /// What became of a request.
 #[derive(Clone, Debug)]

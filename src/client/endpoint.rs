@@ -19,6 +19,7 @@ use super::rtt::Rtt;
 use super::sending::{Call, Sender, Way};
 use super::session::{Phase, SessionState};
 use super::stats::{EndpointStats, Health};
+use super::table::Table;
 use super::timers::Timers;
 use crate::auth::Keyring;
 use crate::limits;
@@ -51,8 +52,7 @@ pub struct Endpoint {
     random: Random,
     now: Time,
     requests: Requests,
-    sessions: BTreeMap<Session, SessionState>,
-    next_session: u32,
+    sessions: Table<Session, SessionState>,
     by_id: BTreeMap<SessionId, Session>,
     /// Session-opens on their way, by counter.
     opens: BTreeMap<u64, RequestId>,
@@ -139,9 +139,8 @@ impl Endpoint {
             size,
             random: Random::new(seed),
             now: Time(0),
-            requests: Requests::default(),
-            sessions: BTreeMap::new(),
-            next_session: 0,
+            requests: Requests::new(),
+            sessions: Table::new(),
             by_id: BTreeMap::new(),
             opens: BTreeMap::new(),
             queries: BTreeMap::new(),
@@ -194,7 +193,7 @@ impl Endpoint {
 
     /// Takes no more requests for `session`, and closes it in the cluster when the last is answered.
     pub fn close_session(&mut self, session: Session) {
-        if let Some(state) = self.sessions.get_mut(&session) {
+        if let Some(state) = self.sessions.get_mut(session) {
             state.closing = true;
             self.stir(session);
         }
@@ -202,8 +201,10 @@ impl Endpoint {
 
     /// Closes every session, the endpoint's own included.
     pub fn close_all(&mut self) {
-        self.sessions.values_mut().for_each(|state| state.closing = true);
-        self.stirred.extend(self.sessions.keys());
+        for (session, state) in self.sessions.iter_mut() {
+            state.closing = true;
+            self.stirred.push(session);
+        }
         self.fallback = None;
     }
 
@@ -214,7 +215,7 @@ impl Endpoint {
 
     /// The cluster's name for `session`, while it is open.
     pub fn session_id(&self, session: Session) -> Option<SessionId> {
-        self.sessions.get(&session).and_then(SessionState::id)
+        self.sessions.get(session).and_then(SessionState::id)
     }
 
     /// Hands in an operation, to be ordered and executed exactly once.
@@ -226,7 +227,7 @@ impl Endpoint {
         if len > limits::OPERATION_MAX {
             return Err(SubmitError::TooLarge { len });
         }
-        let state = self.sessions.get_mut(&session).filter(|s| !s.closing).ok_or(SubmitError::Closed)?;
+        let state = self.sessions.get_mut(session).filter(|s| !s.closing).ok_or(SubmitError::Closed)?;
         if state.load >= state.window {
             return Err(SubmitError::Busy(state.load));
         }
@@ -268,7 +269,7 @@ impl Endpoint {
         let completion = self.completions.pop_front()?;
         match completion.session {
             Some(session) if !completion.fell_back => {
-                if let Some(state) = self.sessions.get_mut(&session) {
+                if let Some(state) = self.sessions.get_mut(session) {
                     state.load -= 1;
                 }
             }
@@ -312,10 +313,7 @@ impl Endpoint {
 /// Sessions and requests.
 impl Endpoint {
     fn new_session(&mut self, window: u64) -> Session {
-        let session = Session(self.next_session);
-        self.next_session = self.next_session.checked_add(1).expect("fewer than 2^32 sessions per endpoint");
-        self.sessions.insert(session, SessionState::new(window));
-        session
+        self.sessions.insert(SessionState::new(window))
     }
 
     fn rule(&self, kind: RequestKind) -> Rule {
@@ -361,7 +359,7 @@ impl Endpoint {
     }
 
     fn enqueue(&mut self, session: Session, request: RequestId) {
-        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        let state = self.sessions.get_mut(session).expect("checked by the caller");
         state.waiting.push_back(request);
         self.stir(session);
     }
@@ -389,12 +387,12 @@ impl Endpoint {
 
     /// P9: asks for the session, under a counter never used before.
     fn start_open(&mut self, session: Session) {
-        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        let state = self.sessions.get_mut(session).expect("checked by the caller");
         let counter = self.next_counter;
         self.next_counter = counter.checked_add(1).expect("counters start at the time and rise by one per session");
         let op = [counter.to_le_bytes(), state.window.to_le_bytes()].concat();
         let request = self.hand_in(RequestKind::Open, Some(session), op.into());
-        let state = self.sessions.get_mut(&session).expect("as above");
+        let state = self.sessions.get_mut(session).expect("as above");
         state.phase = Phase::Opening;
         let r = self.requests.get_mut(request).expect("just handed in");
         r.number = Some(Number { session: SessionId::NONE, t: counter, low: 0 });
@@ -404,7 +402,7 @@ impl Endpoint {
 
     /// Sends what the session can send now.
     fn pump(&mut self, session: Session) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(session) else { return };
         if let Phase::Open(live) = &state.phase
             && live.is_idle()
             && !state.waiting.is_empty()
@@ -418,7 +416,7 @@ impl Endpoint {
             Phase::Opening => {}
             Phase::Closed if !state.waiting.is_empty() => self.start_open(session),
             Phase::Closed if state.closing => {
-                self.sessions.remove(&session);
+                self.sessions.remove(session);
             }
             Phase::Closed => {}
             Phase::Open(live) => {
@@ -439,7 +437,7 @@ impl Endpoint {
 
     fn start_close(&mut self, session: Session) {
         let request = self.hand_in(RequestKind::Close, Some(session), Bytes::new());
-        let state = self.sessions.get_mut(&session).expect("checked by the caller");
+        let state = self.sessions.get_mut(session).expect("checked by the caller");
         let live = state.live().expect("checked by the caller");
         let (id, (t, low)) = (live.id, live.assign(request, 1).expect("nothing is outstanding"));
         self.requests.get_mut(request).expect("just handed in").number = Some(Number { session: id, t, low });
@@ -449,7 +447,7 @@ impl Endpoint {
     /// NO-SESSION, certified: the session is gone, and with it the memory of what was executed in it. What is
     /// outstanding ends as lost; what was never sent goes through the next session.
     fn lose(&mut self, session: Session) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(session) else { return };
         let Phase::Open(live) = &state.phase else { return };
         let id = live.id;
         let lost: Vec<RequestId> = live.outstanding().collect();
@@ -458,7 +456,7 @@ impl Endpoint {
             self.finish(request, Err(RequestError::SessionLost { session: id }), None);
         }
         self.by_id.remove(&id);
-        if let Some(state) = self.sessions.get_mut(&session) {
+        if let Some(state) = self.sessions.get_mut(session) {
             state.phase = Phase::Closed;
             self.stir(session);
         }
@@ -483,14 +481,14 @@ impl Endpoint {
                 RequestKind::ReadOnly => drop(self.queries.remove(&number.t)),
                 RequestKind::Ordered | RequestKind::Close => {
                     session_id = Some(number.session);
-                    let state = r.session.and_then(|s| self.sessions.get_mut(&s));
+                    let state = r.session.and_then(|s| self.sessions.get_mut(s));
                     if let Some(live) = state.and_then(SessionState::live).filter(|l| l.id == number.session) {
                         live.release(number.t);
                         live.touched = self.now;
                     }
                 }
             }
-        } else if let Some(state) = r.session.and_then(|s| self.sessions.get_mut(&s)) {
+        } else if let Some(state) = r.session.and_then(|s| self.sessions.get_mut(s)) {
             state.waiting.retain(|&waiting| waiting != request);
         }
         r.session.into_iter().for_each(|session| self.stir(session));
@@ -502,7 +500,7 @@ impl Endpoint {
                     self.by_id.remove(&number.session);
                 }
                 if let Some(session) = r.session {
-                    self.sessions.remove(&session);
+                    self.sessions.remove(session);
                 }
             }
             RequestKind::Ordered | RequestKind::ReadOnly => {

@@ -19,6 +19,7 @@ mod rtt;
 mod sending;
 mod session;
 mod stats;
+mod table;
 #[cfg(test)]
 mod tests;
 mod timers;

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::certificate::Certificate;
 use super::completion::{RequestId, Session};
 use super::sending::Repeat;
+use super::table::Table;
 #[cfg(test)]
 use crate::types::ReplicaId;
 use crate::types::{ReplicaSet, SessionId, Time};
@@ -48,68 +49,13 @@ pub(crate) struct Number {
     pub(crate) low: u64,
 }
 
-/// A table of requests whose names are never reused.
-#[derive(Debug, Default)]
-pub(crate) struct Requests {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-}
+/// The requests, by name.
+pub(crate) type Requests = Table<RequestId, Outstanding>;
 
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    request: Option<Outstanding>,
-}
-
+#[cfg(test)]
 impl Requests {
-    pub(crate) fn insert(&mut self, request: Outstanding) -> RequestId {
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot::default());
-            u32::try_from(self.slots.len() - 1).expect("sessions and windows are bounded")
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.request = Some(request);
-        RequestId(u64::from(slot.generation) << 32 | u64::from(index))
-    }
-
-    pub(crate) fn get(&self, id: RequestId) -> Option<&Outstanding> {
-        let slot = self.slots.get(id.0 as u32 as usize)?;
-        slot.request.as_ref().filter(|_| u64::from(slot.generation) == id.0 >> 32)
-    }
-
-    pub(crate) fn get_mut(&mut self, id: RequestId) -> Option<&mut Outstanding> {
-        let slot = self.slots.get_mut(id.0 as u32 as usize)?;
-        slot.request.as_mut().filter(|_| u64::from(slot.generation) == id.0 >> 32)
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (RequestId, &mut Outstanding)> {
-        self.slots.iter_mut().enumerate().filter_map(|(index, slot)| {
-            let id = RequestId(u64::from(slot.generation) << 32 | index as u64);
-            Some((id, slot.request.as_mut()?))
-        })
-    }
-
-    pub(crate) fn remove(&mut self, id: RequestId) -> Option<Outstanding> {
-        let slot = self.slots.get_mut(id.0 as u32 as usize)?;
-        if u64::from(slot.generation) != id.0 >> 32 {
-            return None;
-        }
-        let request = slot.request.take()?;
-        // A slot whose generations are used up is retired: names are never reused.
-        if let Some(next) = slot.generation.checked_add(1) {
-            slot.generation = next;
-            self.free.push(id.0 as u32);
-        }
-        Some(request)
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
-    }
-
     /// Bytes of uncertified results held for `replica`, over all requests.
-    #[cfg(test)]
     pub(crate) fn held(&self, replica: ReplicaId) -> usize {
-        self.slots.iter().filter_map(|s| s.request.as_ref()).map(|r| r.certificate.held(replica)).sum()
+        self.iter().map(|r| r.certificate.held(replica)).sum()
     }
 }

@@ -153,7 +153,7 @@ impl Endpoint {
             (ReplyKind::ReadOnly | ReplyKind::TentativeRead, _) => None,
             (ReplyKind::Tentative | ReplyKind::Committed, SessionId::NONE) => self.opens.get(&reply.t).copied(),
             (ReplyKind::Tentative | ReplyKind::Committed, id) => {
-                match &self.sessions.get(self.by_id.get(&id)?)?.phase {
+                match &self.sessions.get(*self.by_id.get(&id)?)?.phase {
                     Phase::Open(live) => live.get(reply.t),
                     Phase::Closed | Phase::Opening => None,
                 }
@@ -264,7 +264,7 @@ impl Endpoint {
     /// P9: the answer to a session-open.
     fn on_opened(&mut self, request: RequestId, session: Session, outcome: Outcome) {
         self.finish(request, Ok(Bytes::new()), None);
-        let state = self.sessions.get_mut(&session).expect("a session outlives its open");
+        let state = self.sessions.get_mut(session).expect("a session outlives its open");
         state.phase = Phase::Closed;
         match outcome {
             Outcome::Done(bytes) => match session_opened(&bytes) {
@@ -294,7 +294,7 @@ impl Endpoint {
     }
 
     fn fail_waiting(&mut self, session: Session, error: &RequestError) {
-        let Some(state) = self.sessions.get_mut(&session) else { return };
+        let Some(state) = self.sessions.get_mut(session) else { return };
         for request in mem::take(&mut state.waiting) {
             self.finish(request, Err(error.clone()), None);
         }
