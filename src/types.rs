@@ -284,7 +284,10 @@ impl ClusterSize {
 
     /// The preferred quorum of `view`: its primary and the 2f replicas after it (P53).
     pub fn preferred(self, view: View) -> ReplicaSet {
-        self.replicas().filter(|&r| self.prefers(view, r)).collect()
+        // The primary's bit and those after it; what passes the last replica goes on at the first.
+        let (n, first) = (self.n(), self.primary(view).0);
+        let preferred = ((1u128 << self.quorum()) - 1) << first;
+        ReplicaSet((preferred | preferred >> n) as u64 & ReplicaSet::first(n).0)
     }
 
     /// Whether `id` is of the [preferred](Self::preferred) of `view`.
@@ -295,7 +298,7 @@ impl ClusterSize {
 
     /// The f replicas that `view` keeps in reserve: all but the [preferred](Self::preferred).
     pub fn reserve(self, view: View) -> ReplicaSet {
-        self.replicas().filter(|&r| !self.prefers(view, r)).collect()
+        ReplicaSet::first(self.n()).without(self.preferred(view))
     }
 
     /// All replicas, in order.
@@ -373,6 +376,17 @@ impl ReplicaSet {
         self.0 >> id.0 & 1 == 1
     }
 
+    /// The first `count` replicas.
+    fn first(count: usize) -> ReplicaSet {
+        ReplicaSet(((1u128 << count) - 1) as u64)
+    }
+
+    /// The members that are not of `other`.
+    #[must_use]
+    pub fn without(self, other: ReplicaSet) -> ReplicaSet {
+        ReplicaSet(self.0 & !other.0)
+    }
+
     /// The members of both.
     #[must_use]
     pub fn and(self, other: ReplicaSet) -> ReplicaSet {
@@ -439,6 +453,13 @@ mod tests {
         assert_eq!((four.preferred(View(6)), four.reserve(View(6))), (set(&[0, 2, 3]), set(&[1])));
         assert_eq!((seven.preferred(View(5)), seven.reserve(View(5))), (set(&[0, 1, 2, 5, 6]), set(&[3, 4])));
         assert_eq!(four.preferred(View(u64::MAX)).len(), 3);
+        for size in [4, 7, 31, limits::REPLICAS_MAX].into_iter().filter_map(ClusterSize::of) {
+            for view in (0..2 * size.n() as u64).map(View) {
+                let one_by_one = size.replicas().filter(|&id| size.prefers(view, id)).collect();
+                assert_eq!(size.preferred(view), one_by_one, "{size:?} {view:?}");
+                assert_eq!(size.reserve(view), size.replicas().filter(|&id| !one_by_one.contains(id)).collect());
+            }
+        }
         assert!(ClusterSize::UNREPLICATED.reserve(View(3)).is_empty());
     }
 

@@ -162,6 +162,14 @@ impl Certificate {
         }
     }
 
+    /// The replicas that replied.
+    pub(crate) fn heard(&self) -> ReplicaSet {
+        match &self.alike {
+            Some(alike) => alike.said,
+            None => self.size.replicas().filter(|&r| self.has(r)).collect(),
+        }
+    }
+
     /// Whether `replica` replied.
     pub(crate) fn has(&self, replica: ReplicaId) -> bool {
         self.entry(replica).is_some()
@@ -418,7 +426,7 @@ impl Certificate {
 
     /// Whether the replies that are missing of `asked` could make a quorum.
     pub(crate) fn can_be_proved_by(&self, asked: ReplicaSet) -> bool {
-        let missing = asked.iter().filter(|&r| !self.has(r)).count();
+        let missing = asked.without(self.heard()).len();
         self.best() + missing >= self.size.quorum()
     }
 
@@ -438,14 +446,14 @@ impl Certificate {
     /// The counts of E013.
     pub(crate) fn tally(&self, unauthentic: u64) -> Tally {
         let size = self.size;
-        let heard = self.words().count();
+        let heard = self.heard();
         let matched = self.best();
         Tally {
             replicas: size.n(),
             need: self.need(),
             matched,
-            differing: heard - matched,
-            silent: size.replicas().filter(|&r| self.entry(r).is_none()).collect(),
+            differing: heard.len() - matched,
+            silent: size.replicas().filter(|&r| !heard.contains(r)).collect(),
             unauthentic,
             result_missing: matches!(self.verdict(), Verdict::ResultMissing),
         }

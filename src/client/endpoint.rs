@@ -581,8 +581,7 @@ impl Endpoint {
         let Some(r) = self.requests.get(request) else { return false };
         let (Some(number), Some(sent_at)) = (r.number, r.sent_at) else { return false };
         let replier = default_replier(number.session, number.t, self.view, self.size);
-        let answers = self.size.replicas().filter(|&id| r.certificate.has(id)).count();
-        if answers <= self.size.f() || r.certificate.has(replier) {
+        if r.certificate.heard().len() <= self.size.f() || r.certificate.has(replier) {
             return false;
         }
         let touched = self.reassembly[usize::from(replier.0)].touched();
@@ -602,7 +601,7 @@ impl Endpoint {
         r.hedging = false;
         // Where only the whole result is missing, who has it is asked again.
         let is_open = matches!(r.certificate.verdict(), Verdict::Open);
-        if late && is_open && self.size.replicas().any(|id| r.certificate.has(id)) {
+        if late && is_open && !r.certificate.heard().is_empty() {
             self.stats.summons += 1;
             if self.reserve.may_tell(self.now) {
                 self.sender.queue(Way::Call, request);
@@ -615,7 +614,7 @@ impl Endpoint {
     fn hedge(&mut self, request: RequestId, late: bool) {
         let Some(r) = self.requests.get_mut(request) else { return };
         if late {
-            for replica in r.asked.iter().filter(|&replica| !r.certificate.has(replica)) {
+            for replica in r.asked.without(r.certificate.heard()).iter() {
                 self.readers.failed(replica, self.now);
             }
         }
@@ -663,7 +662,7 @@ impl Endpoint {
             let Some(r) = self.requests.get_mut(request) else { continue };
             r.retransmissions += 1;
             // Without an answer nothing speaks against who is to send the whole result: it may be on its way.
-            let answered = self.size.replicas().any(|id| r.certificate.has(id));
+            let answered = !r.certificate.heard().is_empty();
             let way = match r.kind {
                 RequestKind::ReadOnly => Way::QueryAgain,
                 RequestKind::Ordered if !answered => Way::Unanswered,

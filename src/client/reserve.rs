@@ -73,7 +73,7 @@ impl Reserve {
 
     /// The result of an ordered request was accepted, in `view` by what is known.
     pub(crate) fn accepted(&mut self, now: Time, view: View, accepted: &Accepted) {
-        let late: ReplicaSet = self.size.preferred(view).iter().filter(|&r| !accepted.members.contains(r)).collect();
+        let late = self.size.preferred(view).without(accepted.members);
         if !late.is_empty() {
             self.doubt.get_or_insert(Doubt { position: accepted.position, at: now, late });
         }

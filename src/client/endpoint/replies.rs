@@ -181,7 +181,7 @@ impl Endpoint {
                 self.hedge(request, false);
             }
             // P53: nor can those preferred.
-            Verdict::Open if r.hedging && self.size.preferred(self.view).iter().all(|id| r.certificate.has(id)) => {
+            Verdict::Open if r.hedging && self.size.preferred(self.view).without(r.certificate.heard()).is_empty() => {
                 let random = self.random.next();
                 self.summon(request, true, random);
             }
