@@ -405,18 +405,24 @@ impl Certificate {
             Rule::Ordered { .. } => ReplyKind::Tentative,
         };
         let position = match self.rule {
-            Rule::ReadOnly => words().map(|e| e.position).max().unwrap_or(position),
+            Rule::ReadOnly => self.vouched(members, |e| e.position).unwrap_or(position),
             Rule::Ordered { .. } => position,
         };
-        Verdict::Accepted(Accepted { value, position, kind, view: self.believed(members), members })
+        Verdict::Accepted(Accepted {
+            value,
+            position,
+            kind,
+            view: self.vouched(members, |e| e.view).unwrap_or_default(),
+            members,
+        })
     }
 
-    /// P8: the (f+1)-th highest view of the members. One of the f+1 highest is a correct replica's, so the least of
-    /// them is no higher than what a correct replica named.
-    fn believed(&self, members: ReplicaSet) -> View {
-        let views = || members.iter().filter_map(|r| self.entry(r)).map(|e| e.view);
-        let reached = |view: &View| views().filter(|other| other >= view).count() > self.size.f();
-        views().filter(reached).max().unwrap_or_default()
+    /// P8: the (f+1)-th highest view, or position, that the members name. One of the f+1 highest is a correct replica's,
+    /// so the least of them is no higher than what a correct replica named.
+    fn vouched<T: Ord + Copy>(&self, members: ReplicaSet, named: impl Fn(Entry) -> T) -> Option<T> {
+        let all = || members.iter().filter_map(|r| self.entry(r)).map(&named);
+        let reached = |one: &T| all().filter(|other| other >= one).count() > self.size.f();
+        all().filter(reached).max()
     }
 
     fn hopeless(&self) -> bool {
@@ -432,6 +438,9 @@ impl Certificate {
 
     /// The most replies that agree.
     fn best(&self) -> usize {
+        if let Some(alike) = &self.alike {
+            return alike.said.len();
+        }
         self.words().map(|e| self.count(|o| self.count_together(o, &e))).max().unwrap_or(0)
     }
 
@@ -712,6 +721,21 @@ mod tests {
             (2, 1, committed, 6),
         ];
         assert_eq!(accepted(&stays), 3);
+    }
+
+    #[test]
+    fn p06_one_liar_cannot_say_that_a_query_was_answered_later_than_it_was() {
+        let mut certificate = Certificate::new(ClusterSize::of(4).unwrap(), Rule::ReadOnly);
+        let mut verdict = Verdict::Open;
+        for (from, at) in [(0, 7), (1, u64::MAX), (2, 5)] {
+            let result = ReplyResult::Full(outcome(TRUTH));
+            let (kind, position) = (ReplyKind::ReadOnly, Position(at));
+            let reply = ReplyEntry { session: SessionId::NONE, t: 1, kind, position, result };
+            certificate.insert(ReplicaId(from), View(0), &reply.as_view(), usize::MAX);
+            verdict = certificate.verdict();
+        }
+        let Verdict::Accepted(accepted) = verdict else { panic!("{verdict:?}") };
+        assert_eq!(accepted.position, Position(7));
     }
 
     #[test]

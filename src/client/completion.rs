@@ -29,8 +29,8 @@ pub struct Completion {
     pub session_id: Option<SessionId>,
     /// The certified result, or why there is none.
     pub result: Result<Bytes, RequestError>,
-    /// The agreed position at which it was executed. For a query that was answered unordered it is a hint: the
-    /// highest that a member of the certificate names, which a lying member can make up.
+    /// The agreed position at which it was executed. For a query that was answered unordered it is a hint: the (f+1)-th
+    /// highest that the members of the certificate name, so no later than what a correct one named.
     pub position: Position,
     /// How final the replies were: committed only if every reply counted was.
     pub kind: ReplyKind,

@@ -197,6 +197,8 @@ impl Endpoint {
             state.closing = true;
             self.stir(session);
         }
+        // A completion names the endpoint's own session too; the next query that falls back opens another.
+        self.fallback = self.fallback.filter(|&own| own != session);
     }
 
     /// Closes every session, the endpoint's own included.
@@ -378,7 +380,7 @@ impl Endpoint {
         // It may wait for its session until its deadline, and not a moment longer.
         (r.kind, r.session, r.fell_back, r.due, r.retransmissions) =
             (RequestKind::Ordered, Some(session), true, r.deadline, 0);
-        r.certificate = Certificate::new(self.size, rule);
+        (r.certificate, r.gone) = (Certificate::new(self.size, rule), None);
         let due = r.due;
         self.timers.push(due, request, &self.requests);
         self.stats.fallbacks += 1;

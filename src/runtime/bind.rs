@@ -326,14 +326,18 @@ pub fn free_ports(ip: IpAddr, from: u16, count: u16) -> Option<u16> {
 /// can find its port given to a client; and who only asks whether it is back, by TCP, can be given the very port that it
 /// asks, and so reach itself and hold it. Random, so that clusters made at the same moment do not meet.
 pub fn lasting_ports(ip: IpAddr, count: u16) -> Option<u16> {
-    let (given_first, given_last) = ports_given_away();
+    lasting_among(ip, count, ports_given_away())
+}
+
+fn lasting_among(ip: IpAddr, count: u16, (given_first, given_last): (u16, u16)) -> Option<u16> {
     let below = LASTING_FIRST..=given_first.saturating_sub(1);
-    let start = below.start() + random_below(below.end().saturating_sub(*below.start()));
-    first_free(ip, start..=*below.end(), count)
-        .or_else(|| first_free(ip, below, count))
-        .or_else(|| first_free(ip, given_last.saturating_add(1)..=u16::MAX, count))
-        // A machine whose kernel gives all away.
-        .or_else(|| free_ports(ip, LASTING_FIRST, count))
+    let above = given_last.checked_add(1).map(|first| first.max(LASTING_FIRST)..=u16::MAX);
+    // A machine whose kernel gives all away.
+    let all = LASTING_FIRST..=u16::MAX;
+    [Some(below), above, Some(all)].into_iter().flatten().find_map(|among| {
+        let start = among.start() + random_below(among.end().saturating_sub(*among.start()));
+        first_free(ip, start..=*among.end(), count).or_else(|| first_free(ip, among, count))
+    })
 }
 
 /// Below are the ports of well-known services.
@@ -402,15 +406,21 @@ mod tests {
     #[test]
     fn lasting_ports_are_free_and_not_among_those_that_the_kernel_gives_away() {
         let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
-        let (first, last) = ports_given_away();
-        let found: Vec<u16> = (0..20).map(|_| lasting_ports(ip, 8).unwrap()).collect();
-        for &base in &found {
-            assert!(base >= LASTING_FIRST && (base + 7 < first || base > last), "{base}: {first} to {last}");
+        for (first, last) in [ports_given_away(), (32_768, 60_999), (1_024, 60_999), (1_024, u16::MAX)] {
+            let found: Vec<u16> = (0..20).map(|_| lasting_among(ip, 8, (first, last)).unwrap()).collect();
+            for &base in &found {
+                let all_given = first <= LASTING_FIRST && last == u16::MAX;
+                assert!(
+                    base >= LASTING_FIRST && (all_given || base + 7 < first || base > last),
+                    "{base}: {first} {last}"
+                );
+            }
+            assert!(found.iter().any(|base| *base != found[0]), "always {}: {first} {last}", found[0]);
         }
-        assert!(found.iter().any(|base| *base != found[0]), "always {}", found[0]);
         // Held for TCP alone, a port is not free.
-        let held = TcpListener::bind((ip, found[0])).unwrap();
-        assert_ne!(free_ports(ip, found[0], 1), Some(found[0]));
+        let port = lasting_ports(ip, 1).unwrap();
+        let held = TcpListener::bind((ip, port)).unwrap();
+        assert_ne!(free_ports(ip, port, 1), Some(port));
         drop(held);
     }
 

@@ -36,7 +36,7 @@ fn p06_a_query_needs_no_session_and_q_matching_results_whatever_their_positions(
     let completion = stage.completion().unwrap();
     assert_eq!(completion.result.as_deref(), Ok(&b"v"[..]));
     assert_eq!((completion.kind, completion.session, completion.fell_back), (READ_ONLY, None, false));
-    assert_eq!(completion.position, Position::new(SeqNum(9), 0));
+    assert_eq!(completion.position, Position::new(SeqNum(8), 0), "the f+1-th highest: one may lie");
     assert_eq!(completion.members.len(), 3);
 }
 
@@ -111,6 +111,36 @@ fn p06_results_that_cannot_reach_a_quorum_are_ordered_at_once_under_a_new_t() {
     }
     let heard = stage.turn();
     assert_eq!((heard[0].asked[0].kind, heard[0].asked[0].t), (RequestKind::Ordered, 2));
+}
+
+#[test]
+fn p06_a_caller_that_closes_the_session_of_a_query_that_fell_back_harms_no_later_one() {
+    let mut stage = Stage::new(config());
+    let differ = |stage: &mut Stage, t| {
+        for (from, result) in [b"a", b"a", b"b", b"b"].into_iter().enumerate() {
+            stage.say(from as u8, 0, &[read(t, 7, result)]);
+        }
+        stage.turn()
+    };
+    let t = asked(&mut stage);
+    let heard = differ(&mut stage, t);
+    stage.grant(&heard, SESSION);
+    let t = stage.turn()[0].asked[0].t;
+    for from in 0..3 {
+        stage.say(from, 0, &[full(t, TENTATIVE, b"v")]);
+    }
+    stage.turn();
+    let own = stage.completion().unwrap().session.unwrap();
+    stage.endpoint.close_session(own);
+    let closed = stage.turn();
+    assert_eq!(closed[0].asked[0].kind, RequestKind::Close);
+    for from in 0..3 {
+        stage.say(from, 0, &[full(closed[0].asked[0].t, TENTATIVE, b"")]);
+    }
+    stage.turn();
+    let t = asked(&mut stage);
+    let heard = differ(&mut stage, t);
+    assert_eq!(heard[0].asked[0].kind, RequestKind::Open, "another session is opened");
 }
 
 #[test]
