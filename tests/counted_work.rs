@@ -128,7 +128,7 @@ fn needs_valgrind_instructions_of_an_operation() {
     if cfg!(debug_assertions) {
         panic!("checks of our own would be counted: cargo test --release");
     }
-    for (clients, outstanding, operations, ceiling) in [(1, 1, 640, 350_000.0), (4, 256, 50_000, 27_000.0)] {
+    for (clients, outstanding, operations, ceiling) in [(1, 1, 640, 260_000.0), (4, 256, 50_000, 19_000.0)] {
         // What comes before the first operation is the same in both.
         let (few, many) =
             (instructions(clients, outstanding, operations), instructions(clients, outstanding, 3 * operations));

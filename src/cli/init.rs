@@ -30,7 +30,7 @@ pub struct Init {
     /// Faults to tolerate; makes 3f + 1 replicas
     #[arg(long, default_value_t = 1)]
     pub f: usize,
-    /// First UDP port; by default free ones are found. Status answers at the ports after the replicas'
+    /// First UDP port; by default free ones are found that the kernel gives nobody else. Status answers at the ports after the replicas'
     #[arg(long)]
     pub base_port: Option<u16>,
     /// Address of all replicas
@@ -166,7 +166,8 @@ fn ports(ip: IpAddr, base: Option<u16>, n: usize) -> Result<(Vec<SocketAddr>, Ve
         None => {
             // That nobody may bind at this address at all is another matter than that all ports are taken.
             UdpSocket::bind((ip, 0)).map_err(Error::system(format!("bind a port of {ip}")))?;
-            let none = || Error::Usage(format!("no {width} free ports in a row on {ip}"));
+            let none =
+                || Error::Usage(format!("no {width} free ports in a row on {ip}: end what holds them, see ss -lntu"));
             lasting_ports(ip, width).ok_or_else(none)?
         }
     };

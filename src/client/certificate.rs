@@ -270,11 +270,10 @@ impl Certificate {
         self.spread();
         let ReplyView { kind, position, result, .. } = reply;
         let (kind, position) = (*kind, *position);
-        let old = match self.entries.get(usize::from(from.0)) {
-            None => return Inserted::Repeated,
-            Some(Some(old)) if old.outranks(kind, view, position) => return Inserted::Repeated,
-            Some(old) => *old,
-        };
+        let old = self.entries[usize::from(from.0)];
+        if old.is_some_and(|old| old.outranks(kind, view, position)) {
+            return Inserted::Repeated;
+        }
         let same = self.value_of(result);
         let known = same.is_some_and(|value| self.values[value].whole.is_some());
         // A quorum that only waits for this result takes it however full the share is: it leaves at once.
@@ -313,7 +312,8 @@ impl Certificate {
     /// The same, while all say the same. `None`, and nothing happened, if this is another word.
     fn insert_alike(&mut self, from: ReplicaId, view: View, reply: &ReplyView<'_>, room: usize) -> Option<Inserted> {
         let ReplyView { kind, position, result, .. } = reply;
-        let enough = self.quorum().is_some();
+        let misses_whole = self.alike.as_ref().is_some_and(|alike| alike.value.whole.is_none());
+        let wanted = misses_whole && self.quorum().is_some();
         let Some(alike) = &mut self.alike else {
             let whole = keep(result, room, || false);
             let (gave, digest) = (whole.is_some().then_some(from), whole.is_none().then(|| result.digest()));
@@ -333,9 +333,7 @@ impl Certificate {
             return None;
         }
         let mut news = alike.said.insert(from);
-        if alike.value.whole.is_none()
-            && let Some(whole) = keep(result, room, || enough)
-        {
+        if misses_whole && let Some(whole) = keep(result, room, || wanted) {
             (alike.value.whole, alike.gave, news) = (Some(whole), Some(from), true);
         }
         Some(if news { Inserted::Fresh } else { Inserted::Repeated })

@@ -257,12 +257,13 @@ impl<S: Service> Executor<S> {
         }
         self.counters.batches += 1;
 
+        let agreed = (self.time(), batch.choice().seed);
         self.result_bytes = 0;
         let mut index = 0;
         for (pack, request) in batch.packs().iter().flat_map(|pack| pack.requests().map(move |request| (pack, request)))
         {
             let position = Position::new(n, index);
-            self.execute(&request, Asked { pack, view }, position, batch.choice().seed, out);
+            self.execute(&request, Asked { pack, view }, position, agreed, out);
             if self.stopped.is_some() {
                 break;
             }
@@ -338,9 +339,15 @@ impl<S: Service> Executor<S> {
     }
 
     /// One request of a batch. P4: duplicates and stale requests are sorted out here, not before.
-    fn execute(&mut self, request: &Request<'_>, asked: Asked<'_>, at: Position, seed: u64, out: &mut Vec<Output>) {
-        let (owner, library) = (owner_of(asked.pack), &mut self.state.library);
-        let time = Time(Field::TIME.get(library));
+    fn execute(
+        &mut self,
+        request: &Request<'_>,
+        asked: Asked<'_>,
+        at: Position,
+        (time, seed): (Time, u64),
+        out: &mut Vec<Output>,
+    ) {
+        let owner = owner_of(asked.pack);
         let (outcome, position) = match request.kind {
             // Only a faulty primary orders a query; it is the same non-request for all.
             RequestKind::ReadOnly => {
